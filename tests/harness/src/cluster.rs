@@ -1,0 +1,201 @@
+//! A lab with an agent on every node that a policy declares.
+
+use crate::{Agent, Config, Lab, Node, binary};
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A running cluster. The nodes are named and addressed as the policy says.
+#[derive(Debug)]
+pub struct Cluster {
+    members: Vec<Member>,
+    /// The lab, to add hosts that the policy does not know.
+    pub lab: Lab,
+}
+
+/// One node of a [`Cluster`].
+#[derive(Debug)]
+pub struct Member {
+    /// Its agent's configuration.
+    pub config: Config,
+    /// Its agent, while one runs.
+    pub agent: Option<Agent>,
+    /// The node.
+    pub node: Node,
+}
+
+/// What tells clusters apart.
+#[derive(Clone, Debug)]
+pub struct Setting<'a> {
+    /// The DSP document.
+    pub policy: &'a str,
+    /// The suite of the keys, as `labelctl keys generate` names it; none makes no keys.
+    pub suite: Option<&'a str>,
+    /// Where ingress verifies: `auto`, `xdp` or `tc`.
+    pub mode: &'a str,
+}
+
+impl Setting<'_> {
+    /// Authenticated with SipHash, verified wherever the agent thinks best.
+    #[must_use]
+    pub fn of(policy: &str) -> Setting<'_> {
+        Setting { policy, suite: Some("siphash-2-4-96"), mode: "auto" }
+    }
+}
+
+impl Cluster {
+    /// Builds the lab, makes the keys and starts all agents.
+    ///
+    /// # Errors
+    ///
+    /// The policy or an agent does not start.
+    pub fn start(name: &str, setting: &Setting) -> Result<Self> {
+        let mut cluster = Self::prepare(name, setting)?;
+        for member in &mut cluster.members {
+            member.start()?;
+        }
+        Ok(cluster)
+    }
+
+    /// As [`Cluster::start`], but the agents are left to the caller.
+    ///
+    /// # Errors
+    ///
+    /// The policy declares no nodes of this lab.
+    pub fn prepare(name: &str, setting: &Setting) -> Result<Self> {
+        let lab = Lab::new(name)?;
+        let mut members = Vec::new();
+        for declared in declared_nodes(setting.policy)? {
+            let node = lab.node(&declared.name, declared.address.octets()[3])?;
+            ensure!(node.address() == declared.address, "{} is no 10.77.0.N", declared.address);
+            let policy = node.directory().join("policy.xml");
+            fs::write(&policy, setting.policy)?;
+            let mut config = Config::new(&node, declared.snid, &policy, None);
+            config.mode = setting.mode.into();
+            members.push(Member { config, agent: None, node });
+        }
+        if let Some(suite) = setting.suite {
+            let first = members.first().context("the policy declares no node")?;
+            let directory = first.node.directory().join("keys");
+            generate_keys(&first.config.policy, suite, 2, &directory)?;
+            for member in &mut members {
+                member.config.keys = Some(key_file(&directory, member.config.snid));
+            }
+        }
+        Ok(Self { members, lab })
+    }
+
+    /// A member by its name in the policy.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name.
+    pub fn member(&mut self, name: &str) -> Result<&mut Member> {
+        let found = self.members.iter_mut().find(|member| member.node.name() == name);
+        found.with_context(|| format!("no node {name}"))
+    }
+
+    /// A node by its name in the policy.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name.
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        let found = self.members.iter().find(|member| member.node.name() == name);
+        Ok(&found.with_context(|| format!("no node {name}"))?.node)
+    }
+
+    /// All nodes, in the policy's order.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.members.iter().map(|member| &member.node)
+    }
+}
+
+impl Member {
+    /// Starts the agent.
+    ///
+    /// # Errors
+    ///
+    /// See [`Agent::start`].
+    pub fn start(&mut self) -> Result<()> {
+        self.agent = None;
+        self.agent = Some(Agent::start(&self.node, &self.config)?);
+        Ok(())
+    }
+
+    /// Takes the agent, to end it.
+    ///
+    /// # Errors
+    ///
+    /// None runs.
+    pub fn take_agent(&mut self) -> Result<Agent> {
+        self.agent.take().with_context(|| format!("no agent on {}", self.node.name()))
+    }
+}
+
+/// Makes the keys of all nodes of a policy, for some epochs: a file for each node.
+///
+/// # Errors
+///
+/// What `labelctl keys generate` says.
+pub fn generate_keys(policy: &Path, suite: &str, epochs: u32, out: &Path) -> Result<()> {
+    let output = Command::new(binary("labelctl")?)
+        .args(["keys", "generate", "--suite", suite, "--epochs", &epochs.to_string()])
+        .arg("--policy")
+        .arg(policy)
+        .arg("--out")
+        .arg(out)
+        .output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "labelctl keys generate: {stderr}");
+    Ok(())
+}
+
+/// The file of a node's keys that [`generate_keys`] wrote.
+#[must_use]
+pub fn key_file(directory: &Path, snid: u32) -> PathBuf {
+    directory.join(format!("node-{snid}.toml"))
+}
+
+struct Declared {
+    snid: u32,
+    name: String,
+    address: Ipv4Addr,
+}
+
+fn declared_nodes(policy: &str) -> Result<Vec<Declared>> {
+    let document = roxmltree::Document::parse(policy)?;
+    let text = |node: roxmltree::Node, name: &str| -> Result<String> {
+        let child = node.children().find(|child| child.has_tag_name(name));
+        let text = child.and_then(|child| child.text()).with_context(|| format!("no <{name}>"))?;
+        Ok(text.trim().into())
+    };
+    let nodes = document.root_element().children().filter(|child| child.has_tag_name("node"));
+    nodes
+        .map(|node| {
+            Ok(Declared {
+                snid: text(node, "SnID")?.parse()?,
+                name: text(node, "name")?,
+                address: text(node, "address")?.parse()?,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_taken_from_the_policy() {
+        let nodes = declared_nodes(
+            "<DSP cluster='lab' serial='1'><node><SnID> 1 </SnID><name> web </name>\
+             <address> 10.77.0.1 </address></node><zone/></DSP>",
+        )
+        .unwrap();
+        assert_eq!(nodes.len(), 1);
+        assert_eq!((nodes[0].snid, nodes[0].name.as_str()), (1, "web"));
+    }
+}

@@ -1,0 +1,1 @@
+//! Nothing but integration tests: see `tests/`.
