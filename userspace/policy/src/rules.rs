@@ -1,0 +1,217 @@
+//! The rule maps of one node: what the datapath loads, and what `labelctl policy compile` prints.
+//!
+//! Every vector is sorted by its key, so equal policies give equal bytes and a difference between
+//! two policies is a difference between lines.
+
+use std::net::Ipv4Addr;
+
+use serde::ser::{SerializeSeq, Serializer};
+use serde::Serialize;
+use sigil_common::label::Label;
+
+/// One node's part of a policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NodeRules {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The document's serial number.
+    pub serial: u64,
+    /// This node.
+    pub snid: u32,
+    /// The ScID of what this node's kernel sends by itself.
+    pub kernel_scid: u32,
+    /// The ScID of sockets and processes that have none; 0 for none.
+    pub default_scid: u32,
+    /// Whether some pair of labels that this node takes part in needs its payload covered.
+    pub integrity: bool,
+    /// Every declared node.
+    pub nodes: Vec<NodeEntry>,
+    /// Every declared zone, and the predeclared one.
+    pub zones: Vec<ZoneEntry>,
+    /// Every label that has a relation with a local zone. See [`PeerEntry`].
+    #[serde(serialize_with = "rows")]
+    pub peers: Vec<(Label, PeerEntry)>,
+    /// What a class of peers and a local zone may do; no row means nothing.
+    #[serde(serialize_with = "rows")]
+    pub verdicts: Vec<(VerdictKey, VerdictEntry)>,
+    /// The zones of ports, on all nodes; protocol 1, port 0 is a node's kernel zone.
+    #[serde(serialize_with = "rows")]
+    pub ports: Vec<(PortKey, u32)>,
+    /// Hosts without labels; the longest prefix wins, and a node's address is never one of them.
+    pub perimeter: Vec<PerimeterEntry>,
+    /// Local SOCKET permissions by local ScID; no row means none.
+    #[serde(serialize_with = "rows")]
+    pub sockets: Vec<(u32, SocketEntry)>,
+    /// PROCESS permissions by local ScID; no row means none.
+    #[serde(serialize_with = "rows")]
+    pub processes: Vec<(u32, ProcessEntry)>,
+    /// The ScID after an exec; no row means that the ScID stays.
+    #[serde(serialize_with = "rows")]
+    pub transitions: Vec<(TransitionKey, u32)>,
+}
+
+/// A node's row of [`NodeRules::nodes`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeEntry {
+    /// Its id.
+    pub snid: u32,
+    /// Its name; the id as text when it has none.
+    pub name: String,
+    /// Its addresses, sorted.
+    pub addresses: Vec<Ipv4Addr>,
+    /// The ScID of what its kernel sends by itself.
+    pub kernel_scid: u32,
+}
+
+/// A zone's row of [`NodeRules::zones`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ZoneEntry {
+    /// Its id.
+    pub scid: u32,
+    /// Its name; the id as text when it has none.
+    pub name: String,
+    /// `sigil_common::abi::policy::PROTECTION_*`.
+    pub protection: u8,
+}
+
+/// A label's row of [`NodeRules::peers`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PeerEntry {
+    /// Labels of one class have the same verdicts. Class 0 has none.
+    pub class: u32,
+    /// `sigil_common::abi::policy::PEER_*`.
+    pub flags: u32,
+}
+
+/// The key of [`NodeRules::verdicts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct VerdictKey {
+    /// The peer's class.
+    pub class: u32,
+    /// The local zone.
+    pub scid: u32,
+}
+
+/// A row of [`NodeRules::verdicts`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct VerdictEntry {
+    /// The verdict flags of `sigil_common::abi::policy`.
+    pub flags: u32,
+    /// `sigil_common::abi::policy::PROTECTION_*`: what packets between the two need.
+    pub protection: u8,
+    /// The line of the rule that decided opening; 0 for none.
+    pub create_line: u32,
+    /// The line of the rule that decided admission; 0 for none.
+    pub receive_line: u32,
+}
+
+/// The key of [`NodeRules::ports`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct PortKey {
+    /// The node.
+    pub snid: u32,
+    /// The number in the IP header: 6 TCP, 17 UDP, 132 SCTP, 1 ICMP.
+    pub protocol: u8,
+    /// The port; 0 for ICMP.
+    pub port: u16,
+}
+
+/// A row of [`NodeRules::perimeter`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PerimeterEntry {
+    /// The network.
+    pub prefix: Ipv4Addr,
+    /// 0..=32.
+    pub prefix_len: u8,
+    /// The static label.
+    #[serde(flatten, serialize_with = "label")]
+    pub label: Label,
+}
+
+/// A row of [`NodeRules::sockets`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SocketEntry {
+    /// `sigil_common::abi::policy::socket` bits granted.
+    pub allow: u32,
+    /// Bits whose use, or the attempt, raises an alarm.
+    pub alarm: u32,
+}
+
+/// A row of [`NodeRules::processes`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ProcessEntry {
+    /// `sigil_common::abi::policy::process` bits granted.
+    pub allow: u32,
+    /// Bits whose use, or the attempt, raises an alarm.
+    pub alarm: u32,
+}
+
+/// The key of [`NodeRules::transitions`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct TransitionKey {
+    /// The ScID before the exec.
+    pub parent: u32,
+    /// The ScID of the program's file.
+    pub binary: u32,
+}
+
+/// The columns of a key or of a value: a row is one flat JSON object.
+trait Columns {
+    type Shown<'a>: Serialize
+    where
+        Self: 'a;
+    fn shown(&self) -> Self::Shown<'_>;
+}
+
+macro_rules! own_columns {
+    ($($name:ty),+) => { $(impl Columns for $name {
+        type Shown<'a> = &'a Self;
+        fn shown(&self) -> &Self { self }
+    })+ };
+}
+own_columns!(PeerEntry, VerdictKey, VerdictEntry, PortKey, SocketEntry, ProcessEntry, TransitionKey);
+
+#[derive(Serialize)]
+struct LabelColumns {
+    snid: u32,
+    scid: u32,
+}
+
+#[derive(Serialize)]
+struct ScidColumn {
+    scid: u32,
+}
+
+impl Columns for Label {
+    type Shown<'a> = LabelColumns;
+    fn shown(&self) -> LabelColumns {
+        LabelColumns { snid: self.snid, scid: self.scid }
+    }
+}
+
+impl Columns for u32 {
+    type Shown<'a> = ScidColumn;
+    fn shown(&self) -> ScidColumn {
+        ScidColumn { scid: *self }
+    }
+}
+
+#[derive(Serialize)]
+struct Row<K, V> {
+    #[serde(flatten)]
+    key: K,
+    #[serde(flatten)]
+    value: V,
+}
+
+fn rows<S: Serializer, K: Columns, V: Columns>(rows: &[(K, V)], to: S) -> Result<S::Ok, S::Error> {
+    let mut seq = to.serialize_seq(Some(rows.len()))?;
+    for (key, value) in rows {
+        seq.serialize_element(&Row { key: key.shown(), value: value.shown() })?;
+    }
+    seq.end()
+}
+
+fn label<S: Serializer>(label: &Label, to: S) -> Result<S::Ok, S::Error> {
+    label.shown().serialize(to)
+}
