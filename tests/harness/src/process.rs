@@ -3,7 +3,7 @@
 use crate::until;
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -48,10 +48,11 @@ impl Process {
         let name = format!("{command:?}");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let enter = move || {
+            SigSet::empty().thread_set_mask()?;
             procs.write_all(b"0")?;
             Ok(setns(&netns, CloneFlags::CLONE_NEWNET)?)
         };
-        // SAFETY: between fork and exec, `enter` makes two system calls and allocates nothing.
+        // SAFETY: between fork and exec, `enter` makes three system calls and allocates nothing.
         #[expect(unsafe_code, reason = "nothing else runs code between fork and exec")]
         unsafe {
             command.pre_exec(enter);

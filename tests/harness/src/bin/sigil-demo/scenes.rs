@@ -1,0 +1,206 @@
+//! The scenes, in the order in which they are played.
+
+use crate::stage::{APP, OPENED, Stage, WEB};
+use anyhow::{Context, Result};
+use sigil_harness::packet::{self, Headers};
+use sigil_harness::traffic::finish;
+use sigil_harness::until;
+use sigil_harness::{Output, PATIENCE};
+
+pub(crate) struct Scene {
+    pub(crate) title: &'static str,
+    pub(crate) expected: &'static str,
+    pub(crate) play: fn(&mut Stage) -> Result<String>,
+}
+
+const fn scene(
+    title: &'static str,
+    expected: &'static str,
+    play: fn(&mut Stage) -> Result<String>,
+) -> Scene {
+    Scene { title, expected, play }
+}
+
+pub(crate) const SCENES: &[Scene] = &[
+    scene("web fetches a page from app (curl)", "hello from app", web_to_app),
+    scene("app sends a stream to db (iperf3, integrity)", "accepted", app_to_db),
+    scene("web pings app", "accepted", web_pings_app),
+    scene("web connects to db, which no rule allows (curl)", "no-rule", web_to_db),
+    scene("db connects to app: a rule works in one direction", "no-rule", db_to_app),
+    scene("a process in no zone connects to app", "no-scid", no_zone),
+    scene("a node with foreign keys connects to app", "bad-icv", rogue),
+    scene("an unlabelled host sends to app", "unlabelled", unlabelled),
+    scene("an attacker forges web's label, without authentication", "protection", forged_plain),
+    scene("an attacker forges web's label, with a guessed ICV", "bad-icv", forged),
+    scene("an attacker names a key that nobody has", "unknown-key", unknown_key),
+    scene("an attacker replays a datagram from web to app", "replay", replayed),
+    scene("an attacker changes the payload on its way to db", "bad-icv", tampered),
+    scene("  … and the datagram as it was sent still arrives", "accepted", untampered),
+    scene("the policy is swapped under load", "0 lost, web reaches db", swapped),
+    scene("app's agent is killed (SIGKILL) under load", "0 lost, unlabelled", killed),
+    scene("every packet at every hook is accounted for", "balanced", balanced),
+];
+
+const CURL: &[&str] = &["curl", "--silent", "--show-error", "--max-time", "1"];
+
+fn curl(stage: &Stage, from: &str, zone: Option<u32>, url: &str) -> Result<Output> {
+    let node = stage.node(from)?;
+    let argv = [CURL, &[url]].concat();
+    zone.map_or_else(|| node.run(&argv), |scid| node.run_zone(scid, &argv))
+}
+
+/// A connection attempt that has to fail: why.
+fn refused(stage: &Stage, from: &str, zone: Option<u32>, to: &str) -> Result<String> {
+    let url = format!("http://{}:8000/", stage.node(to)?.address());
+    let mut success = false;
+    let reasons = stage.verdict(&[from, to], || {
+        success = curl(stage, from, zone, &url)?.success();
+        Ok(())
+    })?;
+    Ok(if success { "got through".into() } else { reasons })
+}
+
+fn web_to_app(stage: &mut Stage) -> Result<String> {
+    let output = curl(stage, "web", Some(WEB), "http://10.77.0.2:8000/")?;
+    Ok(format!("{}{}", output.stdout.trim(), output.stderr.trim()))
+}
+
+fn app_to_db(stage: &mut Stage) -> Result<String> {
+    stage.verdict(&["app", "db"], || {
+        let app = stage.node("app")?;
+        let output = app.run_zone(APP, &["iperf3", "--client", "10.77.0.3", "--time", "1"])?;
+        anyhow::ensure!(output.success(), "{}{}", output.stdout, output.stderr);
+        Ok(())
+    })
+}
+
+fn web_pings_app(stage: &mut Stage) -> Result<String> {
+    stage.verdict(&["web", "app"], || {
+        let ping = ["ping", "-c", "3", "-i", "0.01", "-W", "1", "10.77.0.2"];
+        let output = stage.node("web")?.run_zone(WEB, &ping)?;
+        anyhow::ensure!(output.success(), "{}{}", output.stdout, output.stderr);
+        Ok(())
+    })
+}
+
+fn web_to_db(stage: &mut Stage) -> Result<String> {
+    refused(stage, "web", Some(WEB), "db")
+}
+
+fn db_to_app(stage: &mut Stage) -> Result<String> {
+    refused(stage, "db", Some(crate::stage::DB), "app")
+}
+
+fn no_zone(stage: &mut Stage) -> Result<String> {
+    refused(stage, "web", None, "app")
+}
+
+fn rogue(stage: &mut Stage) -> Result<String> {
+    refused(stage, "rogue", Some(WEB), "app")
+}
+
+fn unlabelled(stage: &mut Stage) -> Result<String> {
+    let headers = Headers::between(&stage.mallory, stage.node("app")?)?;
+    stage.inject("app", &[headers.udp(9, 9000, b"hello")?, headers.tcp_syn(9, 8000, 1)?])
+}
+
+/// As web would send, but for the label.
+fn as_web(stage: &Stage, label: &[u8]) -> Result<Vec<u8>> {
+    let (web, app) = (stage.node("web")?, stage.node("app")?);
+    let headers = Headers::between(&stage.mallory, app)?.pretending(web.address());
+    headers.options(label)?.udp(9, 9000, b"hello")
+}
+
+fn forged_plain(stage: &mut Stage) -> Result<String> {
+    let frame = as_web(stage, &packet::label(1, WEB))?;
+    stage.inject("app", &[frame])
+}
+
+fn forged(stage: &mut Stage) -> Result<String> {
+    let captured = exchange_captured(stage)?;
+    let label = packet::label_offset(&captured).context("no label")?;
+    let key_id = *captured.get(label + 22).context("no authentication")?;
+    let frame = as_web(stage, &packet::authenticated(1, WEB, key_id, 0, 1 << 20, [0x42; 12]))?;
+    stage.inject("app", &[frame])
+}
+
+fn unknown_key(stage: &mut Stage) -> Result<String> {
+    let frame = as_web(stage, &packet::authenticated(1, WEB, 0xee, 0, 1 << 20, [0x42; 12]))?;
+    stage.inject("app", &[frame])
+}
+
+/// A datagram from web to app that has been delivered.
+fn exchange_captured(stage: &Stage) -> Result<Vec<u8>> {
+    stage.capture("p1", || {
+        let client = ["udp-exchange", "10.77.0.2:9000", "1", "64"];
+        let exchange = stage.node("web")?.exchange(Some(WEB), &client)?;
+        anyhow::ensure!(exchange.is_complete(), "{exchange:?}");
+        Ok(())
+    })
+}
+
+fn replayed(stage: &mut Stage) -> Result<String> {
+    let frame = exchange_captured(stage)?;
+    stage.inject("app", &[frame])
+}
+
+/// A datagram from app to db that did not arrive: db's cable is out meanwhile.
+fn intercepted(stage: &Stage) -> Result<Vec<u8>> {
+    let switch = stage.cluster.lab.switch();
+    let client = ["udp-exchange", "10.77.0.3:9000", "1", "64"];
+    let warm_up = stage.node("app")?.exchange(Some(APP), &client)?;
+    anyhow::ensure!(warm_up.is_complete(), "{warm_up:?}");
+    switch.ip("link set p3 nomaster")?;
+    let frame = stage.capture("p2", || {
+        stage.node("app")?.exchange(Some(APP), &client)?;
+        Ok(())
+    });
+    switch.ip("link set p3 master br0")?;
+    frame
+}
+
+fn tampered(stage: &mut Stage) -> Result<String> {
+    let mut frame = intercepted(stage)?;
+    let last = frame.len() - 1;
+    packet::flip(&mut frame, 8 * last)?;
+    packet::repair(&mut frame)?;
+    stage.inject("db", &[frame])
+}
+
+fn untampered(stage: &mut Stage) -> Result<String> {
+    let frame = intercepted(stage)?;
+    stage.inject("db", &[frame])
+}
+
+fn swapped(stage: &mut Stage) -> Result<String> {
+    let client = ["udp-exchange", "10.77.0.2:9000", "2s", "512"];
+    let mut load = stage.node("web")?.traffic(Some(WEB), &client)?;
+    stage.load(OPENED)?;
+    let reached = curl(stage, "web", Some(WEB), "http://10.77.0.3:8000/")?.success();
+    anyhow::ensure!(load.is_running()?, "the load ended before the policy was in force");
+    let exchange = finish(load)?;
+    let db = if reached { "web reaches db" } else { "web does not reach db" };
+    Ok(format!("{} lost, {db}", exchange.sent - exchange.received))
+}
+
+fn killed(stage: &mut Stage) -> Result<String> {
+    let client = ["udp-exchange", "10.77.0.2:9000", "2s", "512"];
+    let mut load = stage.node("web")?.traffic(Some(WEB), &client)?;
+    let before = stage.node("app")?.stats()?.dropped("ingress", "unlabelled");
+    stage.cluster.member("app")?.take_agent()?.kill9()?;
+    let headers = Headers::between(&stage.mallory, stage.node("app")?)?;
+    stage.raw.send(&headers.udp(9, 9000, b"hello")?)?;
+    anyhow::ensure!(load.is_running()?, "the load ended before the agent was killed");
+    let exchange = finish(load)?;
+    // The counters are pinned too: the next agent reads what was dropped without one.
+    stage.cluster.member("app")?.start()?;
+    let app = stage.node("app")?;
+    let dropped = || Ok((app.stats()?.dropped("ingress", "unlabelled") > before).then_some(()));
+    until("drop of the unlabelled packet", PATIENCE, dropped)?;
+    Ok(format!("{} lost, unlabelled", exchange.sent - exchange.received))
+}
+
+fn balanced(stage: &mut Stage) -> Result<String> {
+    stage.cluster.nodes().try_for_each(|node| node.stats()?.balanced())?;
+    Ok("balanced".into())
+}

@@ -1,0 +1,125 @@
+//! What every scene plays on: the cluster, its servers, and the attacker beside it.
+
+use anyhow::{Context, Result, ensure};
+use etherparse::IpNumber;
+use sigil_harness::cluster::{Setting, generate_keys, key_file};
+use sigil_harness::{Cluster, Node, PATIENCE, Process, RawSocket, Sniffer, Stats, packet};
+use std::collections::BTreeMap;
+use std::fs;
+
+pub(crate) const POLICY: &str = include_str!("../../../dsp/demo.xml");
+pub(crate) const OPENED: &str = include_str!("../../../dsp/demo-opened.xml");
+pub(crate) const WEB: u32 = 10;
+pub(crate) const APP: u32 = 20;
+pub(crate) const DB: u32 = 30;
+
+pub(crate) struct Stage {
+    /// Running servers; ended before the cluster.
+    _servers: Vec<Process>,
+    /// Packet socket of the attacker.
+    pub(crate) raw: RawSocket,
+    pub(crate) mallory: Node,
+    pub(crate) cluster: Cluster,
+}
+
+impl Stage {
+    pub(crate) fn set() -> Result<Self> {
+        let mut cluster = Cluster::prepare("demo", &Setting::of(POLICY))?;
+        let rogue = cluster.member("rogue")?;
+        let foreign = rogue.node.directory().join("foreign-keys");
+        generate_keys(&rogue.config.policy, "siphash-2-4-96", 2, &foreign)?;
+        rogue.config.keys = Some(key_file(&foreign, rogue.config.snid));
+        for name in ["web", "app", "db", "rogue"] {
+            cluster.member(name)?.start()?;
+        }
+        let mallory = cluster.lab.node("mallory", 66)?;
+        let raw = RawSocket::open(mallory.netns(), "eth0")?;
+        let (app, db) = (cluster.node("app")?, cluster.node("db")?);
+        let directory = app.directory().join("www");
+        fs::create_dir(&directory)?;
+        fs::write(directory.join("index.html"), "hello from app\n")?;
+        let www = directory.to_str().context("path")?;
+        let servers = vec![
+            app.spawn_zone(APP, &["python3", "-m", "http.server", "8000", "-d", www])?,
+            db.spawn_zone(DB, &["python3", "-m", "http.server", "8000", "-d", www])?,
+            db.spawn_zone(DB, &["iperf3", "--server"])?,
+            app.serve(Some(APP), &["udp-echo", "9000"])?,
+            db.serve(Some(DB), &["udp-echo", "9000"])?,
+        ];
+        app.wait_listening(8000)?;
+        db.wait_listening(8000)?;
+        db.wait_listening(5201)?;
+        Ok(Self { _servers: servers, raw, mallory, cluster })
+    }
+
+    pub(crate) fn node(&self, name: &str) -> Result<&Node> {
+        self.cluster.node(name)
+    }
+
+    /// What the nodes dropped while `act` ran, most frequent reason first, or `accepted`.
+    pub(crate) fn verdict(
+        &self,
+        nodes: &[&str],
+        act: impl FnOnce() -> Result<()>,
+    ) -> Result<String> {
+        let before = self.drops(nodes)?;
+        act()?;
+        let mut after = self.drops(nodes)?;
+        after.retain(|reason, count| {
+            *count -= before.get(reason).copied().unwrap_or_default();
+            *count > 0
+        });
+        let mut reasons: Vec<_> = after.into_iter().collect();
+        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let reasons: Vec<_> = reasons.into_iter().map(|(reason, _)| reason).collect();
+        Ok(if reasons.is_empty() { "accepted".into() } else { reasons.join(", ") })
+    }
+
+    fn drops(&self, nodes: &[&str]) -> Result<BTreeMap<String, u64>> {
+        let mut sums = BTreeMap::new();
+        for name in nodes {
+            let stats: Stats = self.node(name)?.stats()?;
+            for (reason, count) in stats.reasons() {
+                *sums.entry(reason.to_owned()).or_default() += count;
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Sends frames at a node's ingress; its verdict on them.
+    pub(crate) fn inject(&self, target: &str, frames: &[Vec<u8>]) -> Result<String> {
+        let node = self.node(target)?;
+        let goal = node.stats()?.hook("ingress").seen + u64::try_from(frames.len())?;
+        self.verdict(&[target], || {
+            frames.iter().try_for_each(|frame| self.raw.send(frame))?;
+            sigil_harness::until("judgement of the frames", PATIENCE, || {
+                Ok((node.stats()?.hook("ingress").seen >= goal).then_some(()))
+            })
+        })
+    }
+
+    /// A labelled datagram of a running conversation, taken off the wire behind its sender.
+    pub(crate) fn capture(&self, port: &str, act: impl FnOnce() -> Result<()>) -> Result<Vec<u8>> {
+        let sniffer = Sniffer::labelled(self.cluster.lab.switch(), port, IpNumber::UDP)?;
+        act()?;
+        let frames = sniffer.take(1, PATIENCE)?;
+        let frame =
+            frames.into_iter().find(|frame| !frame.outgoing).context("only answers seen")?;
+        let mut bytes = frame.bytes;
+        // From the attacker's own hardware address, or the bridge would learn a wrong place.
+        packet::overwrite(&mut bytes, 6, &self.mallory.mac())?;
+        packet::repair(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Loads a policy on all nodes.
+    pub(crate) fn load(&self, policy: &str) -> Result<()> {
+        for node in self.cluster.nodes() {
+            let file = node.directory().join("next.xml");
+            fs::write(&file, policy)?;
+            let output = node.ctl(&["load", file.to_str().context("path")?])?;
+            ensure!(output.success(), "labelctl load: {}", output.stderr);
+        }
+        Ok(())
+    }
+}
