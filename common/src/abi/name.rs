@@ -1,0 +1,80 @@
+//! Names of programs (at most 15 characters, the kernel keeps no more) and maps.
+
+/// TC egress on a cluster NIC.
+pub const TC_STAMP: &str = "tc_stamp";
+/// TC ingress on a cluster NIC without native XDP, or where super-frames stay whole.
+pub const TC_VERIFY: &str = "tc_verify";
+/// XDP on a cluster NIC.
+pub const XDP_VERIFY: &str = "xdp_verify";
+/// TC ingress behind [`XDP_VERIFY`].
+pub const TC_HANDOVER: &str = "tc_handover";
+/// TC egress on the loopback device.
+pub const LO_STAMP: &str = "lo_stamp";
+/// TC ingress on the loopback device.
+pub const LO_VERIFY: &str = "lo_verify";
+/// `cgroup_skb` ingress.
+pub const SKB_DELIVER: &str = "skb_deliver";
+/// `cgroup/sock_create`.
+pub const SOCK_CREATE: &str = "sock_create";
+/// `cgroup/bind4`.
+pub const SOCK_BIND4: &str = "sock_bind4";
+/// `cgroup/bind6`.
+pub const SOCK_BIND6: &str = "sock_bind6";
+/// `cgroup/connect4`.
+pub const SOCK_CONNECT4: &str = "sock_connect4";
+/// `cgroup/connect6`.
+pub const SOCK_CONNECT6: &str = "sock_connect6";
+/// `cgroup/sendmsg4`.
+pub const SOCK_SENDMSG4: &str = "sock_sendmsg4";
+/// `cgroup/sendmsg6`.
+pub const SOCK_SENDMSG6: &str = "sock_sendmsg6";
+/// `tp_btf/sched_process_fork`.
+pub const TASK_FORK: &str = "task_fork";
+
+/// Global that the loader patches: `offsetof(struct task_struct, tgid)` of the running kernel.
+pub const OFFSET_TGID: &str = "OFFSET_TGID";
+
+/// [`super::Config`], one entry.
+pub const CONFIG: &str = "CONFIG";
+/// [`super::Generation`], one entry a bank.
+pub const GENERATIONS: &str = "GENERATIONS";
+/// Bank → hash of [`crate::label::Label`] → [`super::rule::Peer`].
+pub const PEERS: &str = "PEERS";
+/// Bank → hash of [`super::rule::VerdictKey`] → [`super::rule::Verdict`].
+pub const VERDICTS: &str = "VERDICTS";
+/// Bank → hash of [`super::rule::PortKey`] → ScID.
+pub const PORTS: &str = "PORTS";
+/// Bank → hash of IPv4 address (as a number) → [`super::rule::NodeRef`].
+pub const ADDRESSES: &str = "ADDRESSES";
+/// Bank → longest-prefix trie of IPv4 prefixes → [`crate::label::Label`].
+pub const PERIMETER: &str = "PERIMETER";
+/// Bank → hash of ScID → [`super::rule::SocketRule`].
+pub const SOCKET_RULES: &str = "SOCKET_RULES";
+/// Handle → [`crate::label::Label`].
+pub const HANDLES: &str = "HANDLES";
+/// Node index → [`super::key::Node`].
+pub const NODES: &str = "NODES";
+/// Node index × epoch slot → [`super::key::TxKey`].
+pub const TX_KEYS: &str = "TX_KEYS";
+/// Node index × epoch slot → [`super::key::RxKey`].
+pub const RX_KEYS: &str = "RX_KEYS";
+/// tgid → ScID.
+pub const TASKS: &str = "TASKS";
+/// Socket storage, [`super::socket::SocketState`].
+pub const SOCKETS: &str = "SOCKETS";
+/// Conversations that unconnected datagram sockets opened.
+pub const CONVERSATIONS: &str = "CONVERSATIONS";
+/// First label seen per fragmented datagram.
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// ScIDs of connections that are closing, for packets without a full socket.
+pub const CLOSING: &str = "CLOSING";
+/// [`crate::verdict::Hook`] × slot → count, per CPU.
+pub const STATS: &str = "STATS";
+/// [`super::event::PairKey`]-packed drops per source node, per CPU.
+pub const PAIR_STATS: &str = "PAIR_STATS";
+/// [`super::event::DropEvent`] ring.
+pub const EVENTS: &str = "EVENTS";
+/// Per flow: when a drop was last reported, and how many were not.
+pub const SEEN: &str = "SEEN";
+/// Events sent, lost, suppressed, per CPU.
+pub const EVENT_STATS: &str = "EVENT_STATS";

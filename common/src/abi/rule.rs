@@ -1,0 +1,124 @@
+//! The rule maps: what the policy compiler's `NodeRules` become in the kernel.
+
+/// The value of `PEERS`: what is known of a label that may talk with this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Peer {
+    /// Names the label in `skb->mark`; see [`mark`].
+    pub handle: u32,
+    /// Labels with the same rules share a class.
+    pub class: u32,
+    /// [`super::policy`] `PEER_*` bits.
+    pub flags: u32,
+    /// The label's node in `NODES`, or [`NO_NODE`].
+    pub node: u32,
+}
+const _: () = assert!(size_of::<Peer>() == 16);
+
+/// "No entry of `NODES`": a host of the perimeter.
+pub const NO_NODE: u32 = u32::MAX;
+
+/// The key of `VERDICTS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct VerdictKey {
+    /// The peer's class.
+    pub class: u32,
+    /// A ScID on this node.
+    pub scid: u32,
+}
+const _: () = assert!(size_of::<VerdictKey>() == 8);
+
+/// The value of `VERDICTS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Verdict {
+    /// [`super::policy`] `CREATE`, `RECEIVE` and their `_DENIED` and `_ALARM` bits.
+    pub flags: u32,
+    /// Line of the rule that decided CREATE, 0 for none.
+    pub create_line: u32,
+    /// Line of the rule that decided RECEIVE, 0 for none.
+    pub receive_line: u32,
+    /// [`super::policy`] `PROTECTION_*`.
+    pub protection: u8,
+    /// Explicit padding.
+    pub pad: [u8; 3],
+}
+const _: () = assert!(size_of::<Verdict>() == 16);
+
+/// The key of `PORTS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct PortKey {
+    /// The node that owns the port.
+    pub snid: u32,
+    /// Host byte order; 0 for protocols without ports.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Explicit padding.
+    pub pad: u8,
+}
+const _: () = assert!(size_of::<PortKey>() == 8);
+
+/// The value of `ADDRESSES`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NodeRef {
+    /// The node that owns the address.
+    pub snid: u32,
+    /// Its index in `NODES`.
+    pub node: u32,
+}
+const _: () = assert!(size_of::<NodeRef>() == 8);
+
+/// The value of `SOCKET_RULES`: a ScID's permissions on its own sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SocketRule {
+    /// [`super::policy`] SOCKET permission bits granted.
+    pub allow: u32,
+    /// Those whose use raises an alarm.
+    pub alarm: u32,
+    /// The handle of `<this node, ScID>`, which same-node packets carry.
+    pub handle: u32,
+    /// Explicit padding.
+    pub pad: u32,
+}
+const _: () = assert!(size_of::<SocketRule>() == 16);
+
+/// `skb->mark` between the verifier and the socket: the peer's handle and how the packet was
+/// protected. 0 is *unlabelled*, so handle 0 is never given out.
+pub mod mark {
+    use super::super::policy::{PROTECTION_AUTHENTICATE, PROTECTION_INTEGRITY, PROTECTION_LABEL};
+
+    const PROTECTION_SHIFT: u32 = 30;
+    const HANDLE_MASK: u32 = (1 << PROTECTION_SHIFT) - 1;
+    /// Handles are 1..=`HANDLE_MAX`.
+    pub const HANDLE_MAX: u32 = HANDLE_MASK;
+
+    /// Packs a mark. `protection` is what the packet had, one of `PROTECTION_*`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(handle: u32, protection: u8) -> u32 {
+        (handle & HANDLE_MASK) | ((protection as u32) << PROTECTION_SHIFT)
+    }
+
+    /// The handle in a mark.
+    #[inline(always)]
+    #[must_use]
+    pub const fn handle(mark: u32) -> u32 {
+        mark & HANDLE_MASK
+    }
+
+    /// The protection in a mark.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protection(mark: u32) -> u8 {
+        (mark >> PROTECTION_SHIFT) as u8
+    }
+
+    const _: () = assert!(
+        PROTECTION_LABEL < 4 && PROTECTION_AUTHENTICATE < 4 && PROTECTION_INTEGRITY < 4
+    );
+}

@@ -1,0 +1,97 @@
+//! What is remembered per socket and per conversation.
+
+/// Length of a command name, as the kernel keeps it.
+pub const COMM: usize = 16;
+
+/// Bits of [`SocketState::flags`].
+pub mod socket_flag {
+    /// This side opened the conversation, and a rule allowed it to.
+    pub const OPENED: u32 = 1;
+}
+
+/// Socket storage. Listeners hand a copy to the sockets they accept.
+///
+/// The two cache words are written whole and read whole, so that a race between CPUs costs one
+/// more look-up and never mixes two verdicts.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct SocketState {
+    /// ScID of the process that made the socket, 0 for none.
+    pub scid: u32,
+    /// Its process id (tgid).
+    pub pid: u32,
+    /// Its name.
+    pub comm: [u8; COMM],
+    /// The conversation's peer, [`crate::label::Label::word`], 0 until the first packet.
+    pub peer: u64,
+    /// Verdict cache: `mark << 32 | generation` of what may come in.
+    pub ingress: u64,
+    /// Verdict cache: `address << 32 | port << 16 | generation` of where packets may go.
+    pub egress: u64,
+    /// With `egress`: the destination's index in `NODES`, or [`super::rule::NO_NODE`].
+    pub node: u32,
+    /// With `egress`: `PROTECTION_*` of the packets.
+    pub protection: u8,
+    /// Explicit padding.
+    pub pad: [u8; 3],
+    /// [`socket_flag`] bits.
+    pub flags: u32,
+    /// Explicit padding.
+    pub pad2: u32,
+}
+const _: () = assert!(size_of::<SocketState>() == 64);
+
+/// The key of `CONVERSATIONS`: a datagram conversation that an unconnected socket opened.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct ConversationKey {
+    /// The socket.
+    pub cookie: u64,
+    /// The remote address, as a number.
+    pub address: u32,
+    /// The remote port; 0 where the protocol has none.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u16,
+}
+const _: () = assert!(size_of::<ConversationKey>() == 16);
+
+/// The value of `CONVERSATIONS`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Conversation {
+    /// The peer that answered first, [`crate::label::Label::word`]; 0 until then.
+    pub peer: u64,
+}
+const _: () = assert!(size_of::<Conversation>() == 8);
+
+/// The key of `FRAGMENTS`: a datagram in pieces. The value is a label's word.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// As a number.
+    pub source: u32,
+    /// As a number.
+    pub target: u32,
+    /// IP identification.
+    pub id: u16,
+    /// IP protocol number.
+    pub protocol: u16,
+}
+const _: () = assert!(size_of::<FragmentKey>() == 12);
+
+/// The key of `CLOSING`: a TCP connection whose socket may be gone before its last packets. The
+/// value is a ScID.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct ClosingKey {
+    /// As a number.
+    pub remote: u32,
+    /// As a number.
+    pub local: u32,
+    /// As a number.
+    pub remote_port: u16,
+    /// As a number.
+    pub local_port: u16,
+}
+const _: () = assert!(size_of::<ClosingKey>() == 12);

@@ -1,0 +1,243 @@
+//! `cgroup_skb` ingress: the exact check, source label against the socket's ScID.
+//!
+//! The verifier has put the source's handle and protection into `skb->mark`. A mark of 0 is a
+//! packet that passed no verifier: from an interface Sigil does not guard, or from an unlabelled
+//! process of this node. It reaches sockets that have no ScID of their own and no others, unless
+//! the perimeter vouches for its address.
+
+use aya_ebpf::{
+    bindings::bpf_sock,
+    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock},
+    macros::cgroup_skb,
+    programs::SkBuffContext,
+};
+use sigil_common::{
+    abi::{
+        policy::{PEER_KERNEL, PROTECTION_INTEGRITY},
+        rule::mark,
+        socket::{Conversation, ConversationKey, SocketState, socket_flag},
+    },
+    decide::{self, Arrival, protocol},
+    label::Label,
+    verdict::{DropReason, Hook},
+    wire::ipv4::Ipv4,
+};
+
+use crate::{
+    maps::{CONVERSATIONS, SOCKETS},
+    packet::{Source, ports},
+    report::{self, Fate, Flow, Process},
+    rules::{Between as _, Refused, Rules},
+    stamp::{CLOSE, read, write},
+};
+
+const ALLOW: i32 = 1;
+const DENY: i32 = 0;
+const LISTEN: u32 = 10;
+const ETH_P_IP_BE: u32 = 0x0008;
+
+#[cgroup_skb(ingress)]
+pub fn skb_deliver(ctx: SkBuffContext) -> i32 {
+    report::seen(Hook::Deliver);
+    // SAFETY: the context's own field; the verifier knows it may be null.
+    let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    let full = if sk.is_null() {
+        sk
+    } else {
+        // SAFETY: not null.
+        unsafe { bpf_sk_fullsock(sk) }
+    };
+    let mut none = None;
+    let outcome = if full.is_null() {
+        Err(DropReason::NoScid.into())
+    } else {
+        none = SOCKETS.of(full);
+        judge(&ctx, full, none.as_deref_mut())
+    };
+    match outcome {
+        Ok(()) => {
+            report::accepted(Hook::Deliver);
+            ALLOW
+        }
+        Err(refused) => {
+            let flow = Flow::of(Source::SkbNetwork(ctx.skb.skb));
+            let process = Process::of(none.as_deref());
+            match report::refuse(Hook::Deliver, &refused, &flow, &process) {
+                Fate::Drop => DENY,
+                Fate::Pass => ALLOW,
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn judge(
+    ctx: &SkBuffContext,
+    sk: *mut bpf_sock,
+    state: Option<&mut SocketState>,
+) -> Result<(), Refused> {
+    let rules = Rules::now()?;
+    let mark = mark_of(ctx, &rules);
+    let word = u64::from(mark) << 32 | u64::from(rules.number());
+    // A packet from outside the guarded interfaces, for a socket with no ScID of its own: one that
+    // is older than enforcement, the kernel's, or an unlabelled process's.
+    if mark == 0 && state.as_deref().is_none_or(|state| state.scid == 0) {
+        return Ok(());
+    }
+    if mark != 0 && state.as_deref().is_some_and(|state| read(&state.ingress) == word) {
+        return Ok(());
+    }
+    slow(ctx, &rules, sk, state, mark, word)
+}
+
+/// The mark, if it is one that Sigil's own programs set.
+#[inline(always)]
+fn mark_of(ctx: &SkBuffContext, rules: &Rules) -> u32 {
+    // SAFETY: the context's own fields.
+    let (mark, interface) = unsafe { ((*ctx.skb.skb).mark, (*ctx.skb.skb).ifindex) };
+    let [a, b, c, d, e, f, g, h] = rules.config.interfaces;
+    let guarded = a == interface
+        || b == interface
+        || c == interface
+        || d == interface
+        || e == interface
+        || f == interface
+        || g == interface
+        || h == interface;
+    if guarded { mark } else { 0 }
+}
+
+/// Asks the rules, and remembers the verdict for this mark where it may be.
+#[inline(always)]
+fn slow(
+    ctx: &SkBuffContext,
+    rules: &Rules,
+    sk: *mut bpf_sock,
+    state: Option<&mut SocketState>,
+    mark: u32,
+    word: u64,
+) -> Result<(), Refused> {
+    let packet = Source::SkbNetwork(ctx.skb.skb);
+    let facts = Facts::of(ctx, packet);
+    let own = rules.scid_or_default(state.as_deref().map_or(0, |state| state.scid));
+    let target = rules.own(own);
+    let (source, protection) = if mark == 0 {
+        let vouched = rules.perimeter(facts.address).ok_or(DropReason::Unlabelled);
+        (vouched.map_err(|r| r.between(Label::default(), target))?, PROTECTION_INTEGRITY)
+    } else {
+        let known = Rules::label_of(mark::handle(mark)).ok_or(DropReason::NotVerified);
+        (known.map_err(|r| r.between(Label::default(), target))?, mark::protection(mark))
+    };
+    if own == 0 {
+        return Err(DropReason::NoScid.between(source, target));
+    }
+    let Some(peer) = rules.peer(source) else {
+        return Err(DropReason::NoRule.between(source, target));
+    };
+    let verdict = rules.verdict(peer.class, own);
+    // SAFETY: a full socket.
+    let tcp_state = unsafe { (*sk).state };
+    let (listener, connected) = (tcp_state == LISTEN, tcp_state != LISTEN && tcp_state != CLOSE);
+
+    // A declared port belongs to its zone, whoever listens on it.
+    if let Some(zone) = rules.port(rules.config.snid, facts.protocol, facts.local_port)
+        && zone != own
+        && (listener || !connected)
+    {
+        let target = rules.own(zone);
+        decide::receive(rules.verdict(peer.class, zone))
+            .map_err(|refusal| refusal.between(source, target))?;
+    }
+
+    let mut conversation = None;
+    let mut arrival = Arrival {
+        source: source.word(),
+        kernel: peer.flags & PEER_KERNEL != 0,
+        protection,
+        pinned: 0,
+        listener,
+        connected,
+        opened: false,
+    };
+    if let Some(state) = state.as_deref() {
+        if connected {
+            arrival.pinned = state.peer;
+            arrival.opened = state.flags & socket_flag::OPENED != 0;
+        } else if !listener {
+            conversation = facts.conversation(ctx);
+            if let Some(conversation) = &conversation {
+                arrival.opened = true;
+                // SAFETY: plain data of the map.
+                arrival.pinned = unsafe { (**conversation).peer };
+            }
+        }
+    }
+    let delivery = decide::deliver(&arrival, verdict)
+        .map_err(|refusal| refusal.between(source, target))?;
+    if delivery.alarm_line != 0 {
+        let used =
+            Refused { reason: DropReason::Denied, line: delivery.alarm_line, source, target };
+        report::alarm(Hook::Deliver, &used, &Flow::of(packet), &Process::of(state.as_deref()));
+    }
+    if let Some(conversation) = conversation
+        && arrival.pinned == 0
+    {
+        // SAFETY: plain data of the map.
+        unsafe { (*conversation).peer = source.word() };
+    }
+    let Some(state) = state else { return Ok(()) };
+    if delivery.pin {
+        state.peer = source.word();
+        // Who answers is more exact than what its port told: judge the next packet out anew.
+        write(&mut state.egress, 0);
+    }
+    if delivery.cache && mark != 0 {
+        write(&mut state.ingress, word);
+    }
+    Ok(())
+}
+
+/// What the packet says of its conversation.
+#[derive(Clone, Copy, Default)]
+struct Facts {
+    /// The remote address; of an IPv6 address (loopback only) the last four bytes.
+    address: u32,
+    protocol: u8,
+    remote_port: u16,
+    local_port: u16,
+}
+
+impl Facts {
+    #[inline(always)]
+    fn of(ctx: &SkBuffContext, packet: Source) -> Self {
+        // SAFETY: the context's own field.
+        let v4 = unsafe { (*ctx.skb.skb).protocol } == ETH_P_IP_BE;
+        let (address, protocol, at) = if v4 {
+            let ip = Ipv4(packet.load(0).unwrap_or_default());
+            (ip.source(), ip.protocol(), if ip.first_fragment() { ip.header_len() } else { 0 })
+        } else {
+            let header = packet.load::<[u32; 10]>(0).unwrap_or_default();
+            (u32::from_be(header[5]), header[1].to_ne_bytes()[2], 40)
+        };
+        let transport =
+            if at == 0 { 0 } else { u32::from_be(packet.load(at).unwrap_or(0)) };
+        let (remote_port, local_port) = match protocol {
+            protocol::TCP | protocol::UDP | protocol::SCTP => ports(transport),
+            _ => (0, 0),
+        };
+        Self { address, protocol, remote_port, local_port }
+    }
+
+    /// The conversation that this unconnected socket opened with the sender, if it did.
+    #[inline(always)]
+    fn conversation(&self, ctx: &SkBuffContext) -> Option<*mut Conversation> {
+        // SAFETY: the context's own skb.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
+        CONVERSATIONS.get_ptr_mut(ConversationKey {
+            cookie,
+            address: self.address,
+            port: self.remote_port,
+            protocol: u16::from(self.protocol),
+        })
+    }
+}

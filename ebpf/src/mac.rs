@@ -1,0 +1,203 @@
+//! The kernel's side of the ICV: working memory, and payload read block by block.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    btf_maps::PerCpuArray,
+    helpers::generated::{bpf_loop, bpf_skb_load_bytes, bpf_xdp_load_bytes},
+    macros::btf_map,
+};
+use sigil_common::{
+    icv::{
+        self, BLOCK_LEN, ChecksumField, FIRST_LEN, HEADER_LEN, Header, Icv, MacKey, PAYLOAD_MAX,
+        Scratch, Suite, blocks,
+    },
+    verdict::DropReason,
+    wire::ipv4::{OPTIONS_MAX, Scan, Scanner},
+};
+
+use crate::packet::{ETH_LEN, IP_LEN, Source, Window};
+
+/// XDP and TC run with softirqs off, so on a CPU one message ends before the next begins.
+#[btf_map]
+static MAC_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
+
+/// What a message needs beyond registers. In a map, because the stack holds no such thing.
+#[repr(C)]
+struct Work {
+    scratch: Scratch,
+    header: Header,
+    payload: Option<Payload>,
+    icv: Icv,
+}
+
+/// What of a packet the ICV covers besides its header.
+#[derive(Clone, Copy)]
+pub(crate) struct Payload {
+    /// Where the transport header begins, in the terms of the [`Source`].
+    pub(crate) at: u32,
+    /// Bytes from there to the packet's end.
+    pub(crate) len: u32,
+    /// Which of them are read as 0.
+    pub(crate) field: ChecksumField,
+}
+
+/// The ICV of a packet: over the header alone, or over the payload as well.
+///
+/// SipHash over a header is worth being inlined; all else is a call, for the stack's sake.
+#[inline(always)]
+pub(crate) fn icv(
+    source: Source,
+    suite: Suite,
+    key: &MacKey,
+    header: &Header,
+    payload: Option<Payload>,
+) -> Result<Icv, DropReason> {
+    if payload.is_none() && suite == Suite::SipHash24 {
+        return Ok(icv::siphash_of_header(key, header));
+    }
+    // SAFETY: this CPU's own element, and no other reference to it lives meanwhile.
+    let work = unsafe { &mut *MAC_WORK.get_ptr_mut(0).ok_or(DropReason::NoMemory)? };
+    work.header = *header;
+    work.payload = payload;
+    match source {
+        Source::Skb(skb) | Source::SkbNetwork(skb) => out_of_line(Skb(skb), suite, key, work),
+        Source::Xdp(xdp) => out_of_line(Xdp(xdp), suite, key, work),
+    }?;
+    Ok(work.icv)
+}
+
+#[inline(never)]
+fn out_of_line<P: Load>(
+    packet: P,
+    suite: Suite,
+    key: &MacKey,
+    work: &mut Work,
+) -> Result<(), DropReason> {
+    let scratch = &mut work.scratch;
+    work.icv = match work.payload {
+        None => icv::of_header(suite, key, &work.header, scratch),
+        Some(payload) if payload.len > PAYLOAD_MAX => return Err(DropReason::TooBig),
+        Some(payload) => {
+            scratch.begin(suite, key, &work.header);
+            cover(packet, suite, payload, scratch)?
+        }
+    };
+    Ok(())
+}
+
+/// One type for each kind of context: a callback that might call the other kind's helper does not
+/// load.
+trait Load: Copy {
+    /// Copies `len` bytes at `offset` of the packet to `to`; 0 on success.
+    ///
+    /// # Safety
+    /// `to` has room for `len` bytes.
+    unsafe fn load(self, offset: u32, to: *mut c_void, len: u32) -> i64;
+}
+
+#[derive(Clone, Copy)]
+struct Skb(*mut __sk_buff);
+
+impl Load for Skb {
+    #[inline(always)]
+    unsafe fn load(self, offset: u32, to: *mut c_void, len: u32) -> i64 {
+        // SAFETY: the program's own context; the helper checks the packet's bounds.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to, len) }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Xdp(*mut xdp_md);
+
+impl Load for Xdp {
+    #[inline(always)]
+    unsafe fn load(self, offset: u32, to: *mut c_void, len: u32) -> i64 {
+        // SAFETY: the program's own context; the helper checks the packet's bounds.
+        unsafe { bpf_xdp_load_bytes(self.0, offset, to, len) }
+    }
+}
+
+/// A walk over the payload.
+#[repr(C)]
+struct Walk<'a, P> {
+    packet: P,
+    scratch: &'a mut Scratch,
+    suite: Suite,
+    offset: u32,
+    left: u32,
+    len: u32,
+}
+
+#[inline(always)]
+fn cover<P: Load>(
+    packet: P,
+    suite: Suite,
+    payload: Payload,
+    scratch: &mut Scratch,
+) -> Result<Icv, DropReason> {
+    let Payload { at, len, field } = payload;
+    let mut walk = Walk { packet, scratch, suite, offset: at, left: len, len: 0 };
+    walk.load(HEADER_LEN, FIRST_LEN).ok_or(DropReason::Truncated)?;
+    walk.scratch.clear(field);
+
+    // SAFETY: the callback has the kernel's signature and gets `walk`, which outlives the loop.
+    let run = unsafe {
+        let context = core::ptr::from_mut(&mut walk).cast();
+        bpf_loop(blocks(len) - 1, step::<P> as *mut c_void, context, 0)
+    };
+    if run < 0 || walk.left != 0 {
+        return Err(DropReason::Truncated);
+    }
+    Ok(walk.scratch.finish(suite, walk.len))
+}
+
+/// Takes the block at hand and loads the next one. 1 stops the loop.
+unsafe extern "C" fn step<P: Load>(_index: u64, context: *mut c_void) -> i64 {
+    // SAFETY: what `cover` passed.
+    let walk = unsafe { &mut *context.cast::<Walk<'_, P>>() };
+    walk.scratch.absorb(walk.suite);
+    walk.scratch.block = [0; 8];
+    i64::from(walk.load(0, BLOCK_LEN).is_none())
+}
+
+impl<P: Load> Walk<'_, P> {
+    /// Loads what is left, `room` bytes at most, to byte `at` of the block.
+    #[inline(always)]
+    fn load(&mut self, at: u32, room: u32) -> Option<()> {
+        let len = self.left.min(room);
+        self.len = at + len;
+        if len == 0 {
+            return Some(());
+        }
+        // SAFETY: `at + room` is a block.
+        let failed = unsafe {
+            let to = self.scratch.block.as_mut_ptr().byte_add(at as usize).cast();
+            self.packet.load(self.offset, to, len)
+        };
+        if failed != 0 {
+            return None;
+        }
+        self.offset += len;
+        self.left -= len;
+        Some(())
+    }
+}
+
+/// Refuses an application's own options, `len` bytes of them, if one might be taken for a label.
+#[inline(always)]
+pub(crate) fn scan_own_options(window: Window, len: u32) -> Result<(), DropReason> {
+    let mut scanner = Scanner::new();
+    for at in 0..OPTIONS_MAX {
+        if at >= len {
+            break;
+        }
+        scanner.take(window.read(ETH_LEN + IP_LEN + at as usize)?);
+    }
+    match scanner.end() {
+        Scan::Clear => Ok(()),
+        Scan::Foreign => Err(DropReason::ForeignOption),
+        Scan::Malformed => Err(DropReason::BadHeader),
+    }
+}

@@ -1,0 +1,34 @@
+//! The kernel side of Sigil: one object, one file per family of hooks.
+//!
+//! Every entry is facts → a decision of `sigil_common::decide` → a count → an action. Nothing
+//! passes that no rule admitted; see `report` for the one place where a refusal becomes an action.
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the BPF target has read-modify-write only as intrinsics")]
+
+mod atomic;
+mod deliver;
+mod loopback;
+mod mac;
+mod maps;
+mod packet;
+mod probe;
+mod report;
+mod rules;
+mod socket;
+mod source;
+mod stamp;
+mod task;
+mod verify;
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // Nothing in the object panics; the linker drops this function.
+    loop {}
+}
+
+/// The kernel lets only GPL-compatible programs call the helpers used here.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

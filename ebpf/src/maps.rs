@@ -1,0 +1,169 @@
+//! Every map of the object, but for the scratch space of `mac`. Sizes are those of a small cluster;
+//! the loader replaces them by the operator's limits.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock,
+    },
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
+    },
+    helpers::generated::bpf_sk_storage_get,
+    macros::btf_map,
+};
+use sigil_common::{
+    abi::{
+        Config, Generation,
+        event::{DropEvent, FlowKey, Seen, event_slot},
+        key::{EPOCH_SLOTS, Node, RxKey, TxKey},
+        rule::{NodeRef, Peer, PortKey, SocketRule, Verdict, VerdictKey},
+        socket::{
+            ClosingKey, Conversation, ConversationKey, FragmentKey, SocketState,
+        },
+    },
+    label::Label,
+    verdict::{Hook, SLOTS},
+};
+
+use crate::atomic;
+
+const BANKS: usize = 2;
+const NODES_DEFAULT: usize = 64;
+const GROWS: usize = BPF_F_NO_PREALLOC as usize;
+
+/// A rule map: one inner hash a bank, made by the loader at the size of the policy.
+type Banked<K, V> = ArrayOfMaps<HashMap<K, V, 1, GROWS>, BANKS>;
+
+#[btf_map]
+pub(crate) static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+pub(crate) static GENERATIONS: Array<Generation, BANKS> = Array::new();
+#[btf_map]
+pub(crate) static PEERS: Banked<Label, Peer> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static VERDICTS: Banked<VerdictKey, Verdict> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static PORTS: Banked<PortKey, u32> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static ADDRESSES: Banked<u32, NodeRef> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static SOCKET_RULES: Banked<u32, SocketRule> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static PERIMETER: ArrayOfMaps<LpmTrie<[u8; 4], Label, 1>, BANKS> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static HANDLES: Array<Label, 1024> = Array::new();
+
+#[btf_map]
+pub(crate) static NODES: Array<Node, NODES_DEFAULT> = Array::new();
+#[btf_map]
+pub(crate) static TX_KEYS: Array<TxKey, { NODES_DEFAULT * EPOCH_SLOTS as usize }> = Array::new();
+#[btf_map]
+pub(crate) static RX_KEYS: Array<RxKey, { NODES_DEFAULT * EPOCH_SLOTS as usize }> = Array::new();
+
+/// tgid → ScID. Every fork writes its child's entry, so none is ever stale.
+#[btf_map]
+pub(crate) static TASKS: Array<u32, 32768> = Array::new();
+#[btf_map]
+pub(crate) static SOCKETS: SocketStorage = SocketStorage::new();
+#[btf_map]
+pub(crate) static CONVERSATIONS: LruHashMap<ConversationKey, Conversation, 65536> =
+    LruHashMap::new();
+#[btf_map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, u64, 16384> = LruHashMap::new();
+#[btf_map]
+pub(crate) static CLOSING: LruHashMap<ClosingKey, u32, 65536> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static STATS: PerCpuArray<u64, { Hook::ALL.len() * SLOTS as usize }> =
+    PerCpuArray::new();
+#[btf_map]
+pub(crate) static PAIR_STATS: PerCpuHashMap<u64, u64, 16384, GROWS> = PerCpuHashMap::new();
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<DropEvent, 262_144> = RingBuf::new();
+#[btf_map]
+pub(crate) static SEEN: LruHashMap<FlowKey, Seen, 16384> = LruHashMap::new();
+#[btf_map]
+pub(crate) static EVENT_STATS: PerCpuArray<u64, { event_slot::COUNT as usize }> =
+    PerCpuArray::new();
+
+/// Socket storage whose values a listener hands on to the sockets it accepts.
+#[repr(C)]
+pub(crate) struct SocketStorage {
+    r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const SocketState,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; BPF_F_CLONE | GROWS],
+}
+
+/// `BPF_F_CLONE` of the kernel's `enum bpf_map_flags`.
+const BPF_F_CLONE: usize = 1 << 9;
+
+// SAFETY: the fields are a description for the loader and are never read here.
+unsafe impl Sync for SocketStorage {}
+
+impl SocketStorage {
+    const fn new() -> Self {
+        use core::ptr::null;
+        Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
+    }
+
+    const fn map(&self) -> *mut core::ffi::c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+
+    /// The state of a full socket, if it has one. `sk` is not null.
+    #[inline(always)]
+    pub(crate) fn of(&self, sk: *mut bpf_sock) -> Option<&'static mut SocketState> {
+        // SAFETY: the verifier proves that `sk` is a socket; the value lives as long as it does.
+        unsafe {
+            bpf_sk_storage_get(self.map().cast(), sk.cast(), core::ptr::null_mut(), 0)
+                .cast::<SocketState>()
+                .as_mut()
+        }
+    }
+
+    /// The state of a full socket, made from `initial` if it has none.
+    #[inline(always)]
+    pub(crate) fn of_new(
+        &self,
+        sk: *mut bpf_sock,
+        initial: &mut SocketState,
+    ) -> Option<&'static mut SocketState> {
+        // SAFETY: as above; the kernel copies `initial`.
+        unsafe {
+            bpf_sk_storage_get(
+                self.map().cast(),
+                sk.cast(),
+                core::ptr::from_mut(initial).cast(),
+                BPF_SK_STORAGE_GET_F_CREATE.into(),
+            )
+            .cast::<SocketState>()
+            .as_mut()
+        }
+    }
+}
+
+/// Adds to a per-CPU counter that exists by construction.
+#[inline(always)]
+pub(crate) fn add(slot: u32, amount: u64) {
+    if let Some(count) = STATS.get_ptr_mut(slot) {
+        // SAFETY: an aligned word of the map. Atomic, though it is this CPU's own: socket hooks run
+        // preemptibly, and so does everything on a real-time kernel.
+        unsafe { atomic::fetch_add(count, amount) };
+    }
+}
+
+/// Adds one to a drop counter of a pair of nodes, making it if need be.
+#[inline(always)]
+pub(crate) fn add_pair(key: u64) {
+    if PAIR_STATS.get_ptr(key).is_none() {
+        // Whoever comes first makes it. Where the map is full, the drop is missing from the pair,
+        // and only from the pair: STATS has it.
+        let _ = PAIR_STATS.insert(key, 0, u64::from(BPF_NOEXIST));
+    }
+    if let Some(count) = PAIR_STATS.get_ptr_mut(key) {
+        // SAFETY: as above.
+        unsafe { atomic::fetch_add(count, 1) };
+    }
+}

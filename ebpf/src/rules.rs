@@ -1,0 +1,174 @@
+//! The rules in force: one bank of maps, picked once per packet.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use sigil_common::{
+    abi::{
+        Config, Generation, config_flag,
+        policy::PROTECTION_AUTHENTICATE,
+        rule::{NO_NODE, NodeRef, Peer, PortKey, SocketRule, Verdict, VerdictKey},
+    },
+    decide::{self, Refusal, Sending},
+    label::Label,
+    verdict::DropReason,
+};
+
+use crate::maps::{
+    ADDRESSES, CONFIG, GENERATIONS, HANDLES, PEERS, PERIMETER, PORTS, SOCKET_RULES, VERDICTS,
+};
+
+/// The node's settings and the generation of rules in force.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules {
+    pub(crate) config: &'static Config,
+    pub(crate) generation: &'static Generation,
+    bank: u32,
+}
+
+/// Where a packet to an address would go.
+#[derive(Clone, Copy)]
+pub(crate) struct Route {
+    /// The peer's label; ScID 0 where the port's zone is not declared.
+    pub(crate) peer: Label,
+    /// Index in `NODES`, or [`NO_NODE`] for a host of the perimeter.
+    pub(crate) node: u32,
+}
+
+impl Rules {
+    /// The rules in force. No rules, no packets.
+    #[inline(always)]
+    pub(crate) fn now() -> Result<Self, DropReason> {
+        let config = CONFIG.get(0).ok_or(DropReason::NoPolicy)?;
+        // SAFETY: an aligned word that user space flips with one store.
+        let bank = unsafe { core::ptr::from_ref(&config.active).read_volatile() } & 1;
+        let generation = GENERATIONS.get(bank).ok_or(DropReason::NoPolicy)?;
+        if generation.number == 0 {
+            return Err(DropReason::NoPolicy);
+        }
+        Ok(Self { config, generation, bank })
+    }
+
+    #[inline(always)]
+    pub(crate) fn observing() -> bool {
+        CONFIG.get(0).is_some_and(|config| config.flags & config_flag::OBSERVE != 0)
+    }
+
+    #[inline(always)]
+    pub(crate) fn number(&self) -> u32 {
+        self.generation.number
+    }
+
+    /// A socket's or process's ScID, or the node's default; 0 if there is neither.
+    #[inline(always)]
+    pub(crate) fn scid_or_default(&self, scid: u32) -> u32 {
+        if scid == 0 { self.generation.default_scid } else { scid }
+    }
+
+    #[inline(always)]
+    pub(crate) fn own(&self, scid: u32) -> Label {
+        Label { snid: self.config.snid, scid }
+    }
+
+    #[inline(always)]
+    pub(crate) fn peer(&self, label: Label) -> Option<&'static Peer> {
+        // SAFETY: a bank in force is not written to; entries are plain data.
+        unsafe { PEERS.get(self.bank)?.get(label) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn verdict(&self, class: u32, scid: u32) -> Option<&'static Verdict> {
+        // SAFETY: as above.
+        unsafe { VERDICTS.get(self.bank)?.get(VerdictKey { class, scid }) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn port(&self, snid: u32, protocol: u8, port: u16) -> Option<u32> {
+        // SAFETY: as above.
+        unsafe { PORTS.get(self.bank)?.get(PortKey { snid, port, protocol, pad: 0 }).copied() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn node_at(&self, address: u32) -> Option<&'static NodeRef> {
+        // SAFETY: as above.
+        unsafe { ADDRESSES.get(self.bank)?.get(address) }
+    }
+
+    /// The static label of an unlabelled host.
+    #[inline(always)]
+    pub(crate) fn perimeter(&self, address: u32) -> Option<Label> {
+        PERIMETER.get(self.bank)?.get(&Key::new(32, address.to_be_bytes())).copied()
+    }
+
+    #[inline(always)]
+    pub(crate) fn socket(&self, scid: u32) -> Option<&'static SocketRule> {
+        // SAFETY: as above.
+        unsafe { SOCKET_RULES.get(self.bank)?.get(scid) }
+    }
+
+    /// The label behind a handle; none for a handle that was never given out.
+    #[inline(always)]
+    pub(crate) fn label_of(handle: u32) -> Option<Label> {
+        HANDLES.get(handle).copied().filter(|label| label.snid != 0)
+    }
+
+    /// Where a packet to `address` goes, and to which label, as far as its port tells.
+    #[inline(always)]
+    pub(crate) fn route(&self, address: u32, protocol: u8, port: u16) -> Result<Route, DropReason> {
+        if let Some(node) = self.node_at(address) {
+            let port = if protocol == decide::protocol::ICMP { 0 } else { port };
+            let scid = self.port(node.snid, protocol, port).unwrap_or(0);
+            Ok(Route { peer: Label { snid: node.snid, scid }, node: node.node })
+        } else {
+            let peer = self.perimeter(address).ok_or(DropReason::NoPeer)?;
+            Ok(Route { peer, node: NO_NODE })
+        }
+    }
+
+    /// What the rules hold for a peer and a ScID on this node.
+    #[inline(always)]
+    pub(crate) fn between(&self, peer: Label, scid: u32) -> Option<&'static Verdict> {
+        self.verdict(self.peer(peer)?.class, scid)
+    }
+
+    /// May the kernel itself answer a peer? It may, on a conversation that came this far.
+    #[inline(always)]
+    pub(crate) fn kernel_answer(&self, peer: Label, scid: u32) -> Sending {
+        let protection =
+            self.between(peer, scid).map_or(PROTECTION_AUTHENTICATE, |v| v.protection);
+        Sending { opens: false, protection, alarm_line: 0 }
+    }
+}
+
+/// A refusal with the labels it is about.
+#[derive(Clone, Copy)]
+pub(crate) struct Refused {
+    pub(crate) reason: DropReason,
+    pub(crate) line: u32,
+    pub(crate) source: Label,
+    pub(crate) target: Label,
+}
+
+impl From<DropReason> for Refused {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Refusal::from(reason).between(Label::default(), Label::default())
+    }
+}
+
+/// Adds the labels to a refusal.
+pub(crate) trait Between {
+    fn between(self, source: Label, target: Label) -> Refused;
+}
+
+impl Between for Refusal {
+    #[inline(always)]
+    fn between(self, source: Label, target: Label) -> Refused {
+        Refused { reason: self.reason, line: self.line, source, target }
+    }
+}
+
+impl Between for DropReason {
+    #[inline(always)]
+    fn between(self, source: Label, target: Label) -> Refused {
+        Refusal::from(self).between(source, target)
+    }
+}

@@ -1,0 +1,395 @@
+//! TC egress on a cluster NIC: who sends, may it, and the label that says so.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_NET, bpf_sock,
+    },
+    helpers::generated::{bpf_check_mtu, bpf_get_socket_cookie, bpf_skb_adjust_room},
+    macros::classifier,
+    programs::TcContext,
+};
+use sigil_common::{
+    abi::{
+        key::{EPOCH_SLOTS, TxKey},
+        policy::{PROTECTION_INTEGRITY, PROTECTION_LABEL},
+        rule::NO_NODE,
+        socket::{Conversation, ConversationKey, SocketState, socket_flag},
+    },
+    decide::{self, Sending, protocol},
+    icv::{ChecksumField, IcvInput, Suite},
+    label::Label,
+    verdict::{DropReason, Hook},
+    wire::{
+        ipv4::{self, Ipv4, OPTIONS_MAX},
+        option::{AUTH_LEN, AuthTag, Flags, LABEL_LEN, LabelTag, SEGMENTS_MAX, Words},
+    },
+};
+
+use crate::{
+    atomic,
+    mac::{self, Payload},
+    maps::{CONVERSATIONS, NODES, TX_KEYS},
+    packet::{
+        self, ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IP_LEN, Source, Window, ports,
+    },
+    report::{self, Fate, Flow, Process},
+    rules::{Between as _, Refused, Rules},
+    source::{Sender, remember_closing},
+};
+
+/// The state of a socket that is connected to nothing.
+pub(crate) const CLOSE: u32 = 7;
+
+/// Packets longer than this are checked against the device's MTU.
+const SURELY_FITS: u32 = 1200;
+
+#[classifier]
+pub fn tc_stamp(ctx: TcContext) -> i32 {
+    report::seen(Hook::Egress);
+    match egress(&ctx) {
+        Ok(()) => {
+            report::accepted(Hook::Egress);
+            TC_ACT_UNSPEC
+        }
+        Err((refused, process)) => {
+            let flow = Flow::of(Source::Skb(ctx.skb.skb));
+            match report::refuse(Hook::Egress, &refused, &flow, &process) {
+                Fate::Drop => TC_ACT_SHOT as i32,
+                Fate::Pass => TC_ACT_UNSPEC,
+            }
+        }
+    }
+}
+
+type Outcome<T> = Result<T, (Refused, Process)>;
+
+/// What of a packet does not fit the rules, before its sender is known.
+fn nobody(reason: DropReason) -> (Refused, Process) {
+    (reason.into(), Process::default())
+}
+
+#[inline(always)]
+fn egress(ctx: &TcContext) -> Outcome<()> {
+    let window = Window::of_skb(ctx);
+    let rules = Rules::now().map_err(nobody)?;
+    // SAFETY: the context's own field.
+    let tagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
+    match window.ethertype().map_err(nobody)? {
+        _ if tagged => return Err(nobody(DropReason::EtherType)),
+        ETH_P_IP => {}
+        ETH_P_ARP => return Ok(()),
+        ETH_P_IPV6 => return Err(nobody(DropReason::Ipv6)),
+        other if rules.config.pass_ethertypes.contains(&other) => return Ok(()),
+        _ => return Err(nobody(DropReason::EtherType)),
+    }
+    let ip = packet::ipv4(window, ctx.len()).map_err(nobody)?;
+    let transport = packet::transport(window, ip);
+    let sender = Sender::of(ctx, &rules, ip, transport);
+    if matches!(sender, Sender::Forwarded) {
+        return Ok(());
+    }
+    let send = judge(ctx, &rules, ip, transport, &sender)
+        .map_err(|refused| (refused, Process::of(sender.state())))?;
+    if ip.protocol() == protocol::TCP && closes(window, ip) {
+        remember_closing(ip, transport, send.label.scid);
+    }
+    if send.node == NO_NODE {
+        return Ok(());
+    }
+    stamp(ctx, window, ip, transport, &send)
+        .map_err(|reason| (reason.between(send.label, send.peer), Process::of(sender.state())))
+}
+
+/// A packet that may leave, and how.
+struct Send {
+    label: Label,
+    /// For reports; known on the slow path only.
+    peer: Label,
+    node: u32,
+    protection: u8,
+}
+
+/// May it leave? A socket's last verdict holds for the same address, port and generation.
+#[inline(always)]
+fn judge(
+    ctx: &TcContext,
+    rules: &Rules,
+    ip: Ipv4,
+    transport: u32,
+    sender: &Sender,
+) -> Result<Send, Refused> {
+    let port = match ip.protocol() {
+        protocol::TCP | protocol::UDP | protocol::SCTP => ports(transport).1,
+        _ => 0,
+    };
+    let scid = sender
+        .scid(rules)
+        .map_err(|reason| reason.between(rules.own(0), Label::default()))?;
+    let label = rules.own(scid);
+    let Sender::Socket(state, sk) = sender else {
+        let (peer, node, sending) = ask(rules, ip, port, scid, sender, None)?;
+        return Ok(Send { label, peer, node, protection: sending.protection });
+    };
+    let (state, sk) = (core::ptr::from_ref(*state).cast_mut(), *sk);
+    // SAFETY: the socket's own state, which lives as long as the packet's reference to the socket.
+    let state = unsafe { &mut *state };
+    let word = egress_word(ip.target(), port, rules.number());
+    let send = if read(&state.egress) == word {
+        let peer = Label { snid: 0, scid: 0 };
+        Send { label, peer, node: state.node, protection: state.protection }
+    } else {
+        let (peer, node, sending) = ask(rules, ip, port, scid, sender, Some(state))?;
+        if sending.alarm_line != 0 {
+            let used = Refused { reason: DropReason::Denied, line: sending.alarm_line,
+                source: label, target: peer };
+            let flow = Flow::of(Source::Skb(ctx.skb.skb));
+            report::alarm(Hook::Egress, &used, &flow, &Process::of(Some(state)));
+        }
+        if sending.opens {
+            state.flags |= socket_flag::OPENED;
+        }
+        write(&mut state.egress, 0);
+        state.node = node;
+        state.protection = sending.protection;
+        write(&mut state.egress, word);
+        Send { label, peer, node, protection: sending.protection }
+    };
+    if state.flags & socket_flag::OPENED != 0 && unconnected(sk) {
+        open_conversation(ctx, ip, port);
+    }
+    Ok(send)
+}
+
+/// The slow path: where does it go, and what do the rules say?
+#[inline(always)]
+fn ask(
+    rules: &Rules,
+    ip: Ipv4,
+    port: u16,
+    scid: u32,
+    sender: &Sender,
+    state: Option<&SocketState>,
+) -> Result<(Label, u32, Sending), Refused> {
+    let own = rules.own(scid);
+    let route = rules
+        .route(ip.target(), ip.protocol(), port)
+        .map_err(|reason| reason.between(own, Label::default()))?;
+    let mut peer = route.peer;
+    // Whoever answered on this conversation is more exact than what the port's number tells.
+    if let Some(state) = state
+        && Label::from_word(state.peer).snid == peer.snid
+    {
+        peer = Label::from_word(state.peer);
+    }
+    let verdict = rules.between(peer, scid);
+    let sending = match sender {
+        Sender::Packet if route.node != NO_NODE => {
+            return Err(DropReason::PacketSocket.between(own, peer));
+        }
+        Sender::Answer(_) => rules.kernel_answer(peer, scid),
+        Sender::Kernel if answers(ip) => rules.kernel_answer(peer, scid),
+        _ => decide::send(verdict).map_err(|refusal| refusal.between(own, peer))?,
+    };
+    Ok((peer, route.node, sending))
+}
+
+/// What the kernel sends on its own account is an answer to what was let in: a reset, an error, an
+/// echo reply.
+#[inline(always)]
+fn answers(ip: Ipv4) -> bool {
+    matches!(ip.protocol(), protocol::TCP | protocol::ICMP)
+}
+
+/// Writes the label. All that can fail fails before the packet changes, but for the last step.
+#[inline(always)]
+fn stamp(
+    ctx: &TcContext,
+    window: Window,
+    ip: Ipv4,
+    transport: u32,
+    send: &Send,
+) -> Result<(), DropReason> {
+    let segments = segments(ctx)?;
+    let added = if send.protection == PROTECTION_LABEL { LABEL_LEN } else { AUTH_LEN };
+    own_options(window, ip, added as u32)?;
+    fits(ctx, added as i32)?;
+    let total = ip.total_len().checked_add(added as u16).ok_or(DropReason::TooBig)?;
+
+    let config = Rules::now()?.config;
+    let tag = LabelTag { len: added as u8, doi: config.doi, label: send.label }.words();
+    let mut auth = [0; 5];
+    let mut id = ip.id();
+    if added > LABEL_LEN {
+        let (key, seq) = take(send.node, segments)?;
+        let suite = Suite::try_from(key.suite as u8).map_err(|_| DropReason::NoKey)?;
+        let covered = send.protection == PROTECTION_INTEGRITY;
+        if covered && segments > 1 {
+            return Err(DropReason::SuperFrame);
+        }
+        let super_frame = segments > 1;
+        let flags = Flags::new(covered, if super_frame { segments as u8 } else { 0 });
+        if super_frame {
+            id = seq as u16;
+        }
+        let header = IcvInput {
+            key_id: key.key_id as u8,
+            flags: flags.byte(),
+            protocol: ip.protocol(),
+            label: send.label,
+            seq,
+            source: ip.source(),
+            destination: ip.target(),
+            total_len: if super_frame { 0 } else { total },
+            id: if super_frame { 0 } else { id },
+            fragment: ip.fragment(),
+            transport,
+        }
+        .header();
+        let payload = covered.then(|| Payload {
+            at: ETH_LEN as u32 + ip.header_len(),
+            len: u32::from(ip.total_len()) - ip.header_len(),
+            field: ChecksumField::of(ip.protocol(), ip.fragment()),
+        });
+        let icv = mac::icv(Source::Skb(ctx.skb.skb), suite, &key.mac, &header, payload)?;
+        auth = AuthTag { key_id: key.key_id as u8, flags, seq_low: seq as u32, icv }.words();
+    }
+    write_option(ctx, ip, total, id, [tag, auth], added)
+}
+
+/// Packets that a super-frame becomes, 1 for any other.
+#[inline(always)]
+fn segments(ctx: &TcContext) -> Result<u32, DropReason> {
+    // SAFETY: the context's own fields. To be read before the room is made, which clears them.
+    let (size, segments) = unsafe { ((*ctx.skb.skb).gso_size, (*ctx.skb.skb).gso_segs) };
+    match (size, segments) {
+        (0, _) => Ok(1),
+        (_, 1..=SEGMENTS_MAX) => Ok(segments),
+        _ => Err(DropReason::SuperFrame),
+    }
+}
+
+/// An application's own options stay, if there is room and none of them claims to be a label.
+#[inline(always)]
+fn own_options(window: Window, ip: Ipv4, added: u32) -> Result<(), DropReason> {
+    let own = ip.header_len() - IP_LEN as u32;
+    if own == 0 {
+        return Ok(());
+    }
+    mac::scan_own_options(window, own)?;
+    if own + added > OPTIONS_MAX { Err(DropReason::OptionSpace) } else { Ok(()) }
+}
+
+#[inline(always)]
+fn fits(ctx: &TcContext, added: i32) -> Result<(), DropReason> {
+    if ctx.len() <= SURELY_FITS {
+        return Ok(());
+    }
+    let mut mtu = 0u32;
+    // SAFETY: the context's own skb; interface 0 is the one at hand.
+    let over = unsafe { bpf_check_mtu(ctx.skb.skb.cast(), 0, &raw mut mtu, added, 0) };
+    if over == 0 { Ok(()) } else { Err(DropReason::TooBig) }
+}
+
+/// Takes sequence numbers for a packet to a node: none is ever given out twice.
+#[inline(always)]
+fn take(node: u32, segments: u32) -> Result<(&'static TxKey, u64), DropReason> {
+    let key_id = NODES.get(node).ok_or(DropReason::NoKey)?.tx_key_id;
+    let slot = node.wrapping_mul(EPOCH_SLOTS) + key_id % EPOCH_SLOTS;
+    let key = TX_KEYS.get_ptr_mut(slot).ok_or(DropReason::NoKey)?;
+    // SAFETY: an entry of the map; `seq` is touched by atomic operations alone.
+    let (seq, key) = unsafe { (&raw mut (*key).seq, &*key) };
+    if key.suite == 0 || key.key_id != key_id {
+        return Err(DropReason::NoKey);
+    }
+    // SAFETY: an aligned word of the map.
+    let first = unsafe { atomic::fetch_add(seq, u64::from(segments)) };
+    if first.saturating_add(u64::from(segments)) > key.limit {
+        return Err(DropReason::KeyExhausted);
+    }
+    Ok((key, first))
+}
+
+/// Opens the room behind the fixed header and fills it.
+#[inline(always)]
+fn write_option(
+    ctx: &TcContext,
+    ip: Ipv4,
+    total: u16,
+    id: u16,
+    [tag, auth]: [Words; 2],
+    added: usize,
+) -> Result<(), DropReason> {
+    let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET);
+    // SAFETY: the context's own skb; every packet pointer is made anew afterwards.
+    let failed =
+        unsafe { bpf_skb_adjust_room(ctx.skb.skb, added as i32, BPF_ADJ_ROOM_NET, flags) };
+    if failed != 0 {
+        return Err(DropReason::Resize);
+    }
+    let window = Window::now(ctx);
+    let came = ipv4::sum(ipv4::sum(0, tag), auth);
+    let header_len = ip.header_len() + added as u32;
+    let at = window.at::<Ipv4>(ETH_LEN).ok_or(DropReason::Resize)?;
+    // SAFETY: within the packet.
+    unsafe { at.write_unaligned(packet::rebuilt(ip, header_len, total, id, came, 0)) };
+    let at = window.at::<Words>(ETH_LEN + IP_LEN).ok_or(DropReason::Resize)?;
+    // SAFETY: within the packet.
+    unsafe { at.write_unaligned(tag) };
+    if added == AUTH_LEN {
+        let at = window.at::<Words>(ETH_LEN + IP_LEN + LABEL_LEN).ok_or(DropReason::Resize)?;
+        // SAFETY: within the packet.
+        unsafe { at.write_unaligned(auth) };
+    }
+    Ok(())
+}
+
+/// Whether a TCP segment ends its connection.
+#[inline(always)]
+fn closes(window: Window, ip: Ipv4) -> bool {
+    const FIN_RST: u8 = 0x05;
+    let at = ETH_LEN + (ip.header_len() & 0x3c) as usize + 13;
+    ip.first_fragment() && window.read::<u8>(at).is_ok_and(|flags| flags & FIN_RST != 0)
+}
+
+/// The cached verdict's key. Only 16 bits of the generation fit beside address and port: after
+/// 65,536 policies an idle socket's verdict could be taken for a fresh one, here, at the sender,
+/// while the receiver's check is exact.
+#[inline(always)]
+pub(crate) fn egress_word(address: u32, port: u16, generation: u32) -> u64 {
+    u64::from(address) << 32 | u64::from(port) << 16 | u64::from(generation as u16)
+}
+
+#[inline(always)]
+pub(crate) fn unconnected(sk: *mut bpf_sock) -> bool {
+    // SAFETY: a full socket.
+    unsafe { (*sk).state == CLOSE }
+}
+
+/// An unconnected socket wrote to someone: the answers are part of that conversation.
+#[inline(always)]
+fn open_conversation(ctx: &TcContext, ip: Ipv4, port: u16) {
+    // SAFETY: the context's own skb.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
+    let key = ConversationKey {
+        cookie,
+        address: ip.target(),
+        port,
+        protocol: u16::from(ip.protocol()),
+    };
+    if CONVERSATIONS.get_ptr(key).is_none() {
+        let _ = CONVERSATIONS.insert(key, Conversation { peer: 0 }, 0);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn read(word: &u64) -> u64 {
+    // SAFETY: an aligned word; caches are read and written whole.
+    unsafe { core::ptr::from_ref(word).read_volatile() }
+}
+
+#[inline(always)]
+pub(crate) fn write(word: &mut u64, value: u64) {
+    // SAFETY: as above.
+    unsafe { core::ptr::from_mut(word).write_volatile(value) }
+}
