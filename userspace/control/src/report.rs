@@ -1,0 +1,104 @@
+//! The agent's status and counters: what `labelctl status` and `stats` print as JSON.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// How the agent is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's SnID.
+    pub snid: u32,
+    /// The node's name in the policy.
+    pub node: Option<String>,
+    /// The policy's cluster.
+    pub cluster: String,
+    /// The serial of the policy in force.
+    pub serial: u64,
+    /// The generation of rules in force.
+    pub generation: u32,
+    /// Whether what the policy refuses is dropped; else it only counts.
+    pub enforcing: bool,
+    /// How the agent found the kernel: `fresh`, `adopted` or `upgraded`.
+    pub origin: String,
+    /// Where the programs are attached.
+    pub attached: Vec<Attached>,
+    /// The keys that were installed.
+    pub keys: Vec<HeldKeys>,
+    /// Labels that may have to do with this node.
+    pub peers: usize,
+    /// Verdicts about them.
+    pub verdicts: usize,
+    /// Where the policy came from.
+    pub policy: String,
+    /// Seconds since the agent started.
+    pub uptime: u64,
+    /// What is not as it should be.
+    pub problems: Vec<String>,
+}
+
+/// A guarded interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Its name.
+    pub interface: String,
+    /// Where ingress is verified: `xdp` or `tc`.
+    pub mode: String,
+}
+
+/// One epoch's keys; never the keys themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldKeys {
+    /// The key id that labels carry.
+    pub key_id: u8,
+    /// The suite's name.
+    pub suite: String,
+    /// How many pairs of nodes.
+    pub pairs: usize,
+}
+
+/// The counters. A hook or a reason that never counted may be missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// By the hook's name.
+    pub hooks: BTreeMap<String, Counts>,
+    /// Drops by the node they came from.
+    pub pairs: Vec<Pair>,
+    /// What became of the reports of drops.
+    pub events: Events,
+}
+
+/// One hook's counters: `seen = accepted + sum(dropped)`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Packets or operations judged.
+    pub seen: u64,
+    /// Those let through.
+    pub accepted: u64,
+    /// The others, by the reason's name.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// Drops of packets from one node, at one hook, for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    /// The source's SnID, 0 where unknown.
+    pub snid: u32,
+    /// The hook's name.
+    pub hook: String,
+    /// The reason's name.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// What became of the reports of drops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// Handed to the agent.
+    pub sent: u64,
+    /// Lost for want of room.
+    pub lost: u64,
+    /// Held back, because their flow had just been reported.
+    pub suppressed: u64,
+}
