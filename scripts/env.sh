@@ -1,6 +1,6 @@
 # Sourced by the other scripts: enters the repository and puts a usable toolchain first in PATH.
 # shellcheck shell=bash
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 # The oldest cargo that builds the workspace (rust-version in Cargo.toml).
 minimum=1.95
@@ -32,4 +32,3 @@ use_cargo() {
 
 export PATH
 use_cargo || true
-target_dir=${CARGO_TARGET_DIR:-target}
