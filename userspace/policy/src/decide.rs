@@ -72,7 +72,9 @@ impl Policy {
             return Outcome::default();
         }
         Outcome {
-            decision: Decision::open(OPEN.map(|bit| self.winner(Class::Socket, bit, source, Some(target)))),
+            decision: Decision::open(
+                OPEN.map(|bit| self.winner(Class::Socket, bit, source, Some(target))),
+            ),
             alarm: self.alarms(Class::Socket, OPEN_MASK, source, Some(target)),
         }
     }
@@ -125,7 +127,9 @@ impl Policy {
         self.transitions
             .iter()
             .filter(|rule| covers(rule.parent, parent) && covers(rule.binary, binary))
-            .max_by_key(|rule| (u32::from(rule.parent != ANY) + u32::from(rule.binary != ANY), Reverse(rule.line)))
+            .max_by_key(|rule| {
+                (u32::from(rule.parent != ANY) + u32::from(rule.binary != ANY), Reverse(rule.line))
+            })
     }
 
     /// The targeted rule that grants CREATE to `label`, if there is one.
@@ -136,10 +140,20 @@ impl Policy {
                 && rule.allow & OPEN[0] != 0
                 && self.covers(rule.source, label)
         };
-        self.rules.iter().filter(grants).map(|rule| rule.line).min().map_or(Decision::NoRule, Decision::Allow)
+        self.rules
+            .iter()
+            .filter(grants)
+            .map(|rule| rule.line)
+            .min()
+            .map_or(Decision::NoRule, Decision::Allow)
     }
 
-    fn matching(&self, class: Class, source: Label, target: Option<Label>) -> impl Iterator<Item = &Rule> {
+    fn matching(
+        &self,
+        class: Class,
+        source: Label,
+        target: Option<Label>,
+    ) -> impl Iterator<Item = &Rule> {
         self.rules.iter().filter(move |rule| {
             let targets = match (rule.target, target) {
                 (Some(pattern), Some(target)) => self.covers(pattern, target),
@@ -157,7 +171,11 @@ impl Policy {
             .filter(|rule| (rule.allow | rule.deny) & bit != 0)
             .max_by_key(|rule| (rule.specificity(), rule.deny & bit, Reverse(rule.line)))
             .map_or(Decision::NoRule, |rule| {
-                if rule.deny & bit != 0 { Decision::Deny(rule.line) } else { Decision::Allow(rule.line) }
+                if rule.deny & bit != 0 {
+                    Decision::Deny(rule.line)
+                } else {
+                    Decision::Allow(rule.line)
+                }
             })
     }
 

@@ -67,7 +67,11 @@ impl Source {
     #[must_use]
     pub fn position(&self, at: u32) -> (u32, u32) {
         let line = self.line(at);
-        let start = line.checked_sub(1).and_then(|line| self.lines.get(line as usize)).copied().unwrap_or(0);
+        let start = line
+            .checked_sub(1)
+            .and_then(|line| self.lines.get(line as usize))
+            .copied()
+            .unwrap_or(0);
         let before = self.named.inner().get(start as usize..at as usize).unwrap_or_default();
         (line, u32::try_from(before.chars().count()).unwrap_or(u32::MAX).saturating_add(1))
     }
@@ -170,7 +174,8 @@ impl miette::Diagnostic for Diagnostic {
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         Some(Box::new(self.places.iter().enumerate().map(|(nth, (span, words))| {
             let words = (!words.is_empty()).then(|| words.clone());
-            let (start, length) = (span.start as usize, span.end.saturating_sub(span.start) as usize);
+            let (start, length) =
+                (span.start as usize, span.end.saturating_sub(span.start) as usize);
             if nth == 0 {
                 LabeledSpan::new_primary_with_span(words, (start, length))
             } else {

@@ -91,17 +91,22 @@ impl Policy {
                 }
             }
             (Class::Socket, Some(_)) => {
-                let reason = format!("{} is a local permission: ask without a target", permission.name);
+                let reason =
+                    format!("{} is a local permission: ask without a target", permission.name);
                 Explanation::new(false, None, reason)
             }
             (Class::Socket, None) => self.answer(self.local(source, permission.bit), &what, none),
             (Class::Network, Some(target)) => {
-                let none = format!("no rule of class NETWORK or SOCKET admits packets from {source} to {target}");
+                let none = format!(
+                    "no rule of class NETWORK or SOCKET admits packets from {source} to {target}"
+                );
                 self.answer(self.receive(source, target), &what, none)
             }
-            (Class::Network, None) => {
-                Explanation::new(false, None, "class NETWORK is about a source and a target: name both".to_owned())
-            }
+            (Class::Network, None) => Explanation::new(
+                false,
+                None,
+                "class NETWORK is about a source and a target: name both".to_owned(),
+            ),
             (Class::Process | Class::Transition, _) => {
                 self.answer(self.process(source, permission.bit), &what, none)
             }
@@ -112,19 +117,24 @@ impl Policy {
         let line = outcome.decision.line();
         let alarm = if outcome.alarm { "; it raises an alarm" } else { "" };
         match outcome.decision {
-            Decision::Allow(_) => {
-                Explanation::new(true, line, format!("{what} is allowed by {}{alarm}", self.rule_at(line)))
-            }
-            Decision::Deny(_) => {
-                Explanation::new(false, line, format!("{what} is denied by {}{alarm}", self.rule_at(line)))
-            }
+            Decision::Allow(_) => Explanation::new(
+                true,
+                line,
+                format!("{what} is allowed by {}{alarm}", self.rule_at(line)),
+            ),
+            Decision::Deny(_) => Explanation::new(
+                false,
+                line,
+                format!("{what} is denied by {}{alarm}", self.rule_at(line)),
+            ),
             Decision::NoRule => Explanation::new(false, None, format!("{none}{alarm}")),
         }
     }
 
     fn explain_transition(&self, source: Label, target: Option<Label>) -> Explanation {
         let Some(binary) = target else {
-            let reason = "class TRANSITION is about a process and a program's file: name both".to_owned();
+            let reason =
+                "class TRANSITION is about a process and a program's file: name both".to_owned();
             return Explanation::new(false, None, reason);
         };
         match self.transition(source.scid, binary.scid) {
@@ -155,18 +165,28 @@ impl Policy {
         let host = self.perimeter.iter().find(|host| host.label.snid == label.snid);
         Some(match (self.node(label.snid), host) {
             (Some(node), _) if label.scid == self.kernel_scid() => {
-                format!("{label} does not exist: the kernel of SnID {} has ScID {}", node.snid, node.kernel_scid)
+                format!(
+                    "{label} does not exist: the kernel of SnID {} has ScID {}",
+                    node.snid, node.kernel_scid
+                )
             }
             (Some(_), _) => format!("{label} does not exist: no zone {} is declared", label.scid),
             (None, Some(host)) => {
-                format!("{label} does not exist: the perimeter host {} has ScID {}", label.snid, host.label.scid)
+                format!(
+                    "{label} does not exist: the perimeter host {} has ScID {}",
+                    label.snid, host.label.scid
+                )
             }
             (None, None) => format!("{label} does not exist: no node {} is declared", label.snid),
         })
     }
 
     fn rule_at(&self, line: Option<u32>) -> String {
-        let class = self.rules.iter().find(|rule| Some(rule.line) == line).map_or("", |rule| rule.class.name());
+        let class = self
+            .rules
+            .iter()
+            .find(|rule| Some(rule.line) == line)
+            .map_or("", |rule| rule.class.name());
         format!("the {class} rule at line {}", line.unwrap_or(0))
     }
 

@@ -27,11 +27,13 @@ pub use decide::{Decision, Outcome};
 pub use diagnostic::{Diagnostic, Report, Severity, Source, Span};
 pub use explain::{Explanation, Question, RuleLine};
 pub use lower::LowerError;
-pub use model::{ANY, Node, Pattern, Perimeter, Policy, Port, Protection, Protocol, Rule, Transition, Zone};
+pub use model::{
+    ANY, Node, Pattern, Perimeter, Policy, Port, Protection, Protocol, Rule, Transition, Zone,
+};
 pub use permission::{Class, Permission};
 pub use rules::{
-    NodeEntry, NodeRules, PeerEntry, PerimeterEntry, PortKey, ProcessEntry, SocketEntry, TransitionKey,
-    VerdictEntry, VerdictKey, ZoneEntry,
+    NodeEntry, NodeRules, PeerEntry, PerimeterEntry, PortKey, ProcessEntry, SocketEntry,
+    TransitionKey, VerdictEntry, VerdictKey, ZoneEntry,
 };
 pub use scan::{MAX_BYTES, MAX_DEPTH};
 
@@ -57,10 +59,8 @@ pub fn compile(name: &str, bytes: &[u8], in_force: Option<u64>) -> Result<Compil
     let policy = scan::scan(bytes, &mut found)
         .and_then(|text| parse::parse(text, &mut found))
         .and_then(|document| resolve::resolve(&document, &source, in_force, &mut found));
-    if let Some(policy) = &policy
-        && !found.has_errors()
-    {
-        check::check(policy, &source, &mut found);
+    if let Some(policy) = &policy {
+        check::check(policy, &mut found);
     }
     let failed = found.has_errors();
     let report = found.into_report(source);

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sigil_common::abi::policy::{
-    CREATE, CREATE_ALARM, CREATE_DENIED, PEER_ANY, PEER_DENIED, PEER_KERNEL, PEER_PERIMETER, PROTECTION_INTEGRITY,
-    PROTECTION_LABEL, RECEIVE, RECEIVE_ALARM, RECEIVE_DENIED,
+    CREATE, CREATE_ALARM, CREATE_DENIED, PEER_ANY, PEER_DENIED, PEER_KERNEL, PEER_PERIMETER,
+    PROTECTION_INTEGRITY, PROTECTION_LABEL, RECEIVE, RECEIVE_ALARM, RECEIVE_DENIED,
 };
 use sigil_common::label::{KERNEL_SCID, Label};
 
@@ -16,8 +16,8 @@ use crate::decide::Decision;
 use crate::model::{ANY, KERNEL, Node, Pattern, Policy, Protection, Rule};
 use crate::permission::{self, Class, IMPLIED, OPEN, OPEN_MASK};
 use crate::rules::{
-    NodeEntry, NodeRules, PeerEntry, PerimeterEntry, PortKey, ProcessEntry, SocketEntry, TransitionKey, VerdictEntry,
-    VerdictKey, ZoneEntry,
+    NodeEntry, NodeRules, PeerEntry, PerimeterEntry, PortKey, ProcessEntry, SocketEntry,
+    TransitionKey, VerdictEntry, VerdictKey, ZoneEntry,
 };
 
 /// The most labels that one node's maps hold.
@@ -36,7 +36,9 @@ pub enum LowerError {
         snid: u32,
     },
     /// The maps would be larger than any node should hold.
-    #[error("the {map} of SnID {snid} would have more than {limit} rows; use fewer nodes, zones or `*`")]
+    #[error(
+        "the {map} of SnID {snid} would have more than {limit} rows; use fewer nodes, zones or `*`"
+    )]
     TooLarge {
         /// The node.
         snid: u32,
@@ -68,8 +70,10 @@ impl Policy {
             verdicts: relations.verdicts,
             ports: self.port_entries(),
             perimeter: self.perimeter_entries(),
-            sockets: self.local_entries(node, Class::Socket, |allow, alarm| SocketEntry { allow, alarm }),
-            processes: self.local_entries(node, Class::Process, |allow, alarm| ProcessEntry { allow, alarm }),
+            sockets: self
+                .local_entries(node, Class::Socket, |allow, alarm| SocketEntry { allow, alarm }),
+            processes: self
+                .local_entries(node, Class::Process, |allow, alarm| ProcessEntry { allow, alarm }),
             transitions: self.transition_entries(snid)?,
         })
     }
@@ -86,14 +90,20 @@ impl Policy {
         };
         let mut entries: Vec<ZoneEntry> = self.zones.iter().map(own).collect();
         if self.kernel_scid() == KERNEL_SCID && self.zone(KERNEL_SCID).is_none() {
-            entries.push(ZoneEntry { protection: Protection::default().number(), ..entry(KERNEL_SCID, KERNEL) });
+            entries.push(ZoneEntry {
+                protection: Protection::default().number(),
+                ..entry(KERNEL_SCID, KERNEL)
+            });
         }
         entries
     }
 
     fn port_entries(&self) -> Vec<(PortKey, u32)> {
         let key = |snid, protocol, port| PortKey { snid, protocol, port };
-        let declared = self.ports.iter().map(|port| (key(port.snid, port.protocol.number(), port.number), port.scid));
+        let declared = self
+            .ports
+            .iter()
+            .map(|port| (key(port.snid, port.protocol.number(), port.number), port.scid));
         let icmp = self.nodes.iter().map(|node| (key(node.snid, ICMP, 0), node.kernel_scid));
         let mut entries: Vec<_> = declared.chain(icmp).collect();
         entries.sort_unstable();
@@ -119,7 +129,12 @@ impl Policy {
         zones
     }
 
-    fn local_entries<E>(&self, node: &Node, class: Class, entry: impl Fn(u32, u32) -> E) -> Vec<(u32, E)> {
+    fn local_entries<E>(
+        &self,
+        node: &Node,
+        class: Class,
+        entry: impl Fn(u32, u32) -> E,
+    ) -> Vec<(u32, E)> {
         let mine = |rule: &&Rule| rule.class == class && is(rule.source.snid, node.snid);
         let mut patterns: BTreeMap<u32, LocalCell> = BTreeMap::new();
         for rule in self.rules.iter().filter(mine) {
@@ -149,7 +164,9 @@ impl Policy {
             id => vec![id],
         };
         let mut rules: Vec<_> = self.transitions.iter().collect();
-        rules.sort_by_key(|rule| (u32::from(rule.parent != ANY) + u32::from(rule.binary != ANY), !rule.line));
+        rules.sort_by_key(|rule| {
+            (u32::from(rule.parent != ANY) + u32::from(rule.binary != ANY), !rule.line)
+        });
         let mut entries = BTreeMap::new();
         for rule in rules {
             let binaries: Vec<u32> = expand(rule.binary);
@@ -157,7 +174,11 @@ impl Policy {
                 if entries.len() + binaries.len() > MAX_ROWS {
                     return Err(LowerError::TooLarge { snid, map: "transitions", limit: MAX_ROWS });
                 }
-                entries.extend(binaries.iter().map(|binary| (TransitionKey { parent, binary: *binary }, rule.new)));
+                entries.extend(
+                    binaries
+                        .iter()
+                        .map(|binary| (TransitionKey { parent, binary: *binary }, rule.new)),
+                );
             }
         }
         Ok(entries.into_iter().collect())
@@ -230,7 +251,8 @@ impl Cell {
             }
             Class::Network if !outward => {
                 self.network = self.network.max(Strength::of(rule, permission::RECEIVE));
-                self.alarms |= if rule.alarm & permission::RECEIVE == 0 { 0 } else { RECEIVE_ALARM };
+                self.alarms |=
+                    if rule.alarm & permission::RECEIVE == 0 { 0 } else { RECEIVE_ALARM };
             }
             _ => {}
         }
@@ -245,14 +267,17 @@ impl Cell {
 
     fn verdict(&self, protection: u8) -> VerdictEntry {
         let create = Decision::open(self.outward.map(Strength::decision));
-        let receive = Decision::open(self.inward.map(Strength::decision)).or(self.network.decision());
+        let receive =
+            Decision::open(self.inward.map(Strength::decision)).or(self.network.decision());
         let flag = |decision, allowed, denied| match decision {
             Decision::Allow(_) => allowed,
             Decision::Deny(_) => denied,
             Decision::NoRule => 0,
         };
         VerdictEntry {
-            flags: flag(create, CREATE, CREATE_DENIED) | flag(receive, RECEIVE, RECEIVE_DENIED) | self.alarms,
+            flags: flag(create, CREATE, CREATE_DENIED)
+                | flag(receive, RECEIVE, RECEIVE_DENIED)
+                | self.alarms,
             protection,
             create_line: create.line().unwrap_or(0),
             receive_line: receive.line().unwrap_or(0),
@@ -340,9 +365,14 @@ impl Relations {
             }
         }
         let foreign = |label: &Label| label.snid != node.snid && policy.node(label.snid).is_some();
-        let covered: BTreeSet<u32> =
-            peers.iter().filter(|(label, _)| foreign(label)).map(|(_, entry)| entry.class).collect();
-        let integrity = covered.iter().any(|class| classes.row(*class).iter().any(|(_, entry)| covers_payload(entry)));
+        let covered: BTreeSet<u32> = peers
+            .iter()
+            .filter(|(label, _)| foreign(label))
+            .map(|(_, entry)| entry.class)
+            .collect();
+        let integrity = covered
+            .iter()
+            .any(|class| classes.row(*class).iter().any(|(_, entry)| covers_payload(entry)));
         add_synthetic(policy, &mut peers, &mut classes);
         for (label, entry) in &mut peers {
             let row = classes.row(entry.class);
@@ -376,7 +406,9 @@ fn add_synthetic(policy: &Policy, peers: &mut Vec<(Label, PeerEntry)>, classes: 
     let mut memo: HashMap<BTreeSet<u32>, u32> = HashMap::new();
     let mut added = Vec::new();
     for same_node in peers.chunk_by(|(a, _), (b, _)| a.snid == b.snid) {
-        let Some(node) = same_node.first().and_then(|(label, _)| policy.node(label.snid)) else { continue };
+        let Some(node) = same_node.first().and_then(|(label, _)| policy.node(label.snid)) else {
+            continue;
+        };
         if !same_node.iter().any(|(_, entry)| passes(classes.row(entry.class))) {
             continue;
         }
@@ -487,7 +519,9 @@ impl<'p> Table<'p> {
         for pattern in self.patterns.keys() {
             match *pattern {
                 Pattern { snid: ANY, scid: ANY } => {}
-                Pattern { snid: ANY, scid } => labels.extend(nodes.iter().map(|node| Label { snid: node.snid, scid })),
+                Pattern { snid: ANY, scid } => {
+                    labels.extend(nodes.iter().map(|node| Label { snid: node.snid, scid }))
+                }
                 Pattern { snid, scid: ANY } => {
                     labels.extend(zones.iter().map(|zone| Label { snid, scid: zone.scid }));
                 }
@@ -503,7 +537,8 @@ impl<'p> Table<'p> {
         }
         labels.sort_unstable();
         labels.dedup();
-        let perimeter: BTreeSet<Label> = self.policy.perimeter.iter().map(|host| host.label).collect();
+        let perimeter: BTreeSet<Label> =
+            self.policy.perimeter.iter().map(|host| host.label).collect();
         labels.retain(|label| match self.policy.node(label.snid) {
             Some(_) => self.policy.exists(*label),
             None => perimeter.contains(label),
@@ -514,7 +549,8 @@ impl<'p> Table<'p> {
     /// The patterns that match a label, by where their cells start.
     fn patterns(&self, label: Label) -> [Option<usize>; 4] {
         let Label { snid, scid } = label;
-        let start = |snid, scid| self.patterns.get(&Pattern { snid, scid }).map(|(start, _)| *start);
+        let start =
+            |snid, scid| self.patterns.get(&Pattern { snid, scid }).map(|(start, _)| *start);
         let is_node = self.policy.node(snid).is_some();
         let is_zone = self.policy.zone(scid).is_some();
         [
@@ -532,7 +568,12 @@ impl<'p> Table<'p> {
         } else if self.paired.contains(&label.scid) {
             256 + u64::from(label.scid)
         } else {
-            u64::from(self.policy.zone(label.scid).map_or(Protection::default(), |zone| zone.protection).number())
+            u64::from(
+                self.policy
+                    .zone(label.scid)
+                    .map_or(Protection::default(), |zone| zone.protection)
+                    .number(),
+            )
         }
     }
 
@@ -556,8 +597,11 @@ impl<'p> Table<'p> {
         let perimeter = self.policy.node(label.snid).is_none();
         row.into_iter()
             .map(|(scid, cell)| {
-                let needed =
-                    if perimeter { PROTECTION_LABEL } else { self.policy.protection(scid, label.scid).number() };
+                let needed = if perimeter {
+                    PROTECTION_LABEL
+                } else {
+                    self.policy.protection(scid, label.scid).number()
+                };
                 (scid, cell.verdict(needed))
             })
             .filter(|(_, entry)| entry.flags != 0)
@@ -604,7 +648,9 @@ impl Classes {
         }
         let numbered = self.rows.into_iter().zip(0u32..);
         Ok(numbered
-            .flat_map(|(row, class)| row.into_iter().map(move |(scid, entry)| (VerdictKey { class, scid }, entry)))
+            .flat_map(|(row, class)| {
+                row.into_iter().map(move |(scid, entry)| (VerdictKey { class, scid }, entry))
+            })
             .collect())
     }
 }

@@ -244,6 +244,21 @@ impl Policy {
         self.zones.get(at)
     }
 
+    /// The node or the perimeter host of this name.
+    #[must_use]
+    pub fn snid(&self, name: &str) -> Option<u32> {
+        let node = self.nodes.iter().find(|node| node.name == name).map(|node| node.snid);
+        let host = || self.perimeter.iter().find(|host| host.name.as_deref() == Some(name));
+        node.or_else(|| Some(host()?.label.snid))
+    }
+
+    /// The zone of this name, the predeclared one included.
+    #[must_use]
+    pub fn scid(&self, name: &str) -> Option<u32> {
+        let zone = self.zones.iter().find(|zone| zone.name == name).map(|zone| zone.scid);
+        zone.or_else(|| (name == KERNEL).then_some(KERNEL_SCID))
+    }
+
     /// The ScID of kernels: the zone that the document calls `kernel`, else [`KERNEL_SCID`].
     #[must_use]
     pub fn kernel_scid(&self) -> u32 {
@@ -269,8 +284,16 @@ impl Policy {
     /// Whether `label` is one of those that `pattern` stands for.
     #[must_use]
     pub fn covers(&self, pattern: Pattern, label: Label) -> bool {
-        let snid = if pattern.snid == ANY { self.node(label.snid).is_some() } else { pattern.snid == label.snid };
-        let scid = if pattern.scid == ANY { self.zone(label.scid).is_some() } else { pattern.scid == label.scid };
+        let snid = if pattern.snid == ANY {
+            self.node(label.snid).is_some()
+        } else {
+            pattern.snid == label.snid
+        };
+        let scid = if pattern.scid == ANY {
+            self.zone(label.scid).is_some()
+        } else {
+            pattern.scid == label.scid
+        };
         snid && scid
     }
 

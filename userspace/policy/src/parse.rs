@@ -72,12 +72,22 @@ const SHAPES: &[Shape] = &[
             ("default", 0, 1),
         ],
     },
-    Shape { kind: Kind::Zone, name: "zone", children: &[("ScID", 1, 1), ("name", 0, 1), ("protection", 0, 1)] },
+    Shape {
+        kind: Kind::Zone,
+        name: "zone",
+        children: &[("ScID", 1, 1), ("name", 0, 1), ("protection", 0, 1)],
+    },
     Shape { kind: Kind::Pair, name: "pair", children: &[("ScID", 2, 2), ("protection", 1, 1)] },
     Shape {
         kind: Kind::Port,
         name: "port",
-        children: &[("SnID", 1, 1), ("protocol", 1, 1), ("number", 1, 1), ("ScID", 1, 1), ("name", 0, 1)],
+        children: &[
+            ("SnID", 1, 1),
+            ("protocol", 1, 1),
+            ("number", 1, 1),
+            ("ScID", 1, 1),
+            ("name", 0, 1),
+        ],
     },
     Shape {
         kind: Kind::Perimeter,
@@ -133,13 +143,20 @@ const SHAPES: &[Shape] = &[
 
 /// Reads the document's elements; nothing when it is no XML or no DSP.
 pub(crate) fn parse<'a>(text: &'a str, found: &mut Findings) -> Option<Document<'a>> {
-    let xml = match Xml::parse_with_options(text, ParsingOptions { allow_dtd: false, ..ParsingOptions::default() }) {
+    let xml = match Xml::parse_with_options(
+        text,
+        ParsingOptions { allow_dtd: false, ..ParsingOptions::default() },
+    ) {
         Ok(xml) => xml,
         Err(error) => {
             let at = offset(text, error.pos());
             found.push(
-                Diagnostic::error("dsp::xml", Span::new(at, at), format!("this is not well-formed XML: {error}"))
-                    .hint("`xmllint --noout FILE` tells more"),
+                Diagnostic::error(
+                    "dsp::xml",
+                    Span::new(at, at),
+                    format!("this is not well-formed XML: {error}"),
+                )
+                .hint("`xmllint --noout FILE` tells more"),
             );
             return None;
         }
@@ -215,7 +232,10 @@ fn content<'a>(text: &'a str, node: XmlNode<'_, 'a>, found: &mut Findings) -> Te
     for child in node.children() {
         if child.is_element() {
             let message = format!("<{}> holds text, not elements", node.tag_name().name());
-            found.push(Diagnostic::error("dsp::unknown-element", name_span(child), message).hint("delete it"));
+            found.push(
+                Diagnostic::error("dsp::unknown-element", name_span(child), message)
+                    .hint("delete it"),
+            );
         } else if child.is_text() {
             let part = trimmed(text, child);
             if part.text.is_empty() {
@@ -224,7 +244,8 @@ fn content<'a>(text: &'a str, node: XmlNode<'_, 'a>, found: &mut Findings) -> Te
             if only.is_some() {
                 let message = format!("the text of <{}> is in two parts", node.tag_name().name());
                 found.push(
-                    Diagnostic::error("dsp::stray-text", part.span, message).hint("move the comment out of the text"),
+                    Diagnostic::error("dsp::stray-text", part.span, message)
+                        .hint("move the comment out of the text"),
                 );
             }
             only = only.or(Some(part));
@@ -236,7 +257,8 @@ fn content<'a>(text: &'a str, node: XmlNode<'_, 'a>, found: &mut Findings) -> Te
 fn trimmed<'a>(text: &'a str, node: XmlNode<'_, 'a>) -> Text<'a> {
     let range = node.range();
     let raw = text.get(range.clone()).unwrap_or_default();
-    let inner = raw.strip_prefix("<![CDATA[").and_then(|raw| raw.strip_suffix("]]>")).unwrap_or(raw);
+    let inner =
+        raw.strip_prefix("<![CDATA[").and_then(|raw| raw.strip_suffix("]]>")).unwrap_or(raw);
     let blank = |c: char| c.is_ascii_whitespace();
     let inner_start = range.start + if inner.len() == raw.len() { 0 } else { "<![CDATA[".len() };
     let start = inner_start + (inner.len() - inner.trim_start_matches(blank).len());
@@ -253,8 +275,12 @@ fn stray_text(text: &str, node: XmlNode<'_, '_>, found: &mut Findings) {
             let start = range.start + (raw.len() - raw.trim_start().len());
             let message = format!("text stands directly in <{}>", node.tag_name().name());
             found.push(
-                Diagnostic::error("dsp::stray-text", Span::new(start, start + value.len()), message)
-                    .hint("put it in an element, or in a comment: <!-- … -->"),
+                Diagnostic::error(
+                    "dsp::stray-text",
+                    Span::new(start, start + value.len()),
+                    message,
+                )
+                .hint("put it in an element, or in a comment: <!-- … -->"),
             );
         }
     }
@@ -271,11 +297,17 @@ fn name_span(node: XmlNode<'_, '_>) -> Span {
     Span::new(start, start + 1 + node.tag_name().name().len())
 }
 
-fn unknown<'a>(node: XmlNode<'_, '_>, parent: &str, known: impl Iterator<Item = &'a str> + Clone) -> Diagnostic {
+fn unknown<'a>(
+    node: XmlNode<'_, '_>,
+    parent: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> Diagnostic {
     let name = node.tag_name().name();
     let message = format!("<{parent}> has no element <{name}>");
     let hint = match closest(name, known.clone()) {
-        Some(_) if node.tag_name().namespace().is_some() => "a DSP has no XML namespace: delete the xmlns".to_owned(),
+        Some(_) if node.tag_name().namespace().is_some() => {
+            "a DSP has no XML namespace: delete the xmlns".to_owned()
+        }
         Some(close) => format!("did you mean <{close}>?"),
         None => format!("it may hold: {}", known.collect::<Vec<_>>().join(", ")),
     };
@@ -290,7 +322,8 @@ fn attributes(node: XmlNode<'_, '_>, known: &[&str], found: &mut Findings) {
             continue;
         }
         let range = attribute.range();
-        let message = format!("<{}> has no attribute `{}`", node.tag_name().name(), attribute.name());
+        let message =
+            format!("<{}> has no attribute `{}`", node.tag_name().name(), attribute.name());
         let hint = match closest(attribute.name(), known.iter().copied()) {
             Some(close) => format!("did you mean `{close}`?"),
             None if known.is_empty() => "ids, names and the like are child elements".to_owned(),
@@ -313,7 +346,8 @@ fn attribute<'a>(
             "serial" => r#"number the versions of the document: serial="1""#.to_owned(),
             _ => format!(r#"name the cluster that the document is for: {name}="…""#),
         };
-        found.push(Diagnostic::error("dsp::missing-attribute", name_span(node), message).hint(hint));
+        found
+            .push(Diagnostic::error("dsp::missing-attribute", name_span(node), message).hint(hint));
         return None;
     };
     let range = attribute.range_value();
@@ -330,4 +364,3 @@ fn offset(text: &str, at: roxmltree::TextPos) -> usize {
     let column = (at.col as usize).saturating_sub(1);
     start + line.char_indices().nth(column).map_or(line.len(), |(byte, _)| byte)
 }
-

@@ -63,7 +63,11 @@ impl Class {
     /// The names of the permissions in `mask`, in their order.
     #[must_use]
     pub fn names(self, mask: u32) -> Vec<&'static str> {
-        self.permissions().iter().filter(|permission| mask & permission.bit != 0).map(|p| p.name).collect()
+        self.permissions()
+            .iter()
+            .filter(|permission| mask & permission.bit != 0)
+            .map(|p| p.name)
+            .collect()
     }
 }
 
@@ -101,7 +105,8 @@ const SOCKET: &[Permission] = &[
     permission("GET_PEERNAME", socket::GET_PEERNAME),
 ];
 const NETWORK: &[Permission] = &[permission("RECEIVE", RECEIVE)];
-const PROCESS: &[Permission] = &[permission("FORK", process::FORK), permission("EXECVE", process::EXECVE)];
+const PROCESS: &[Permission] =
+    &[permission("FORK", process::FORK), permission("EXECVE", process::EXECVE)];
 
 /// The one permission of class NETWORK.
 pub(crate) const RECEIVE: u32 = 1;

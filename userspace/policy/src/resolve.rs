@@ -10,7 +10,8 @@ use sigil_common::label::{KERNEL_SCID, Label};
 
 use crate::diagnostic::{Diagnostic, Findings, Source, Span};
 use crate::model::{
-    ANY, KERNEL, Node, Pattern, Perimeter, Policy, Port, Protection, Protocol, Rule, Transition, Zone,
+    ANY, KERNEL, Node, Pattern, Perimeter, Policy, Port, Protection, Protocol, Rule, Transition,
+    Zone,
 };
 use crate::parse::{Document, Element, Kind, Text};
 use crate::permission::Class;
@@ -46,7 +47,12 @@ struct Ids<'d> {
 }
 
 impl<'d> Ids<'d> {
-    fn declare(&mut self, what: &str, id: Option<(u32, Span)>, found: &mut Findings) -> Option<u32> {
+    fn declare(
+        &mut self,
+        what: &str,
+        id: Option<(u32, Span)>,
+        found: &mut Findings,
+    ) -> Option<u32> {
         let (id, span) = id?;
         match self.declared.entry(id) {
             Entry::Vacant(free) => {
@@ -71,7 +77,11 @@ impl<'d> Ids<'d> {
                 free.insert((id, name.span));
             }
             Entry::Occupied(first) => {
-                found.push(duplicate(&format!("the {what} name `{}`", name.text), name.span, first.get().1));
+                found.push(duplicate(
+                    &format!("the {what} name `{}`", name.text),
+                    name.span,
+                    first.get().1,
+                ));
             }
         }
     }
@@ -117,12 +127,14 @@ impl<'d> Resolver<'_, '_, 'd> {
 
     fn zones(&mut self, document: &Document<'d>, policy: &mut Policy) {
         for element in of(document, Kind::Zone) {
-            let scid = element.one("ScID").and_then(|text| Some((self.id(text, "a ScID")?, text.span)));
+            let scid =
+                element.one("ScID").and_then(|text| Some((self.id(text, "a ScID")?, text.span)));
             let scid = self.zones.declare("ScID", scid, self.found);
             self.zones.name("zone", element.one("name"), scid, self.found);
             let protection = element.one("protection").map(|text| self.protection(text));
             let Some(scid) = scid else { continue };
-            let name = element.one("name").map_or_else(|| scid.to_string(), |name| name.text.to_owned());
+            let name =
+                element.one("name").map_or_else(|| scid.to_string(), |name| name.text.to_owned());
             policy.zones.push(Zone { scid, name, protection: protection.unwrap_or_default() });
         }
         policy.zones.sort_by_key(|zone| zone.scid);
@@ -141,18 +153,23 @@ impl<'d> Resolver<'_, '_, 'd> {
         let kernel = policy.kernel_scid();
         let mut owners: HashMap<Ipv4Addr, Span> = HashMap::new();
         for element in of(document, Kind::Node) {
-            let snid = element.one("SnID").and_then(|text| Some((self.id(text, "an SnID")?, text.span)));
+            let snid =
+                element.one("SnID").and_then(|text| Some((self.id(text, "an SnID")?, text.span)));
             let snid = self.nodes.declare("SnID", snid, self.found);
             self.nodes.name("node", element.one("name"), snid, self.found);
             let mut addresses: Vec<Ipv4Addr> =
                 element.all("address").filter_map(|text| self.address(text, &mut owners)).collect();
             addresses.sort_unstable();
-            let kernel_scid = element.one("kernel").and_then(|text| self.scid(text, Also::Implicit));
-            let default_scid = element.one("default").and_then(|text| self.scid(text, Also::Nothing));
+            let kernel_scid =
+                element.one("kernel").and_then(|text| self.scid(text, Also::Implicit));
+            let default_scid =
+                element.one("default").and_then(|text| self.scid(text, Also::Nothing));
             let Some(snid) = snid else { continue };
             policy.nodes.push(Node {
                 snid,
-                name: element.one("name").map_or_else(|| snid.to_string(), |name| name.text.to_owned()),
+                name: element
+                    .one("name")
+                    .map_or_else(|| snid.to_string(), |name| name.text.to_owned()),
                 addresses,
                 kernel_scid: kernel_scid.unwrap_or(kernel),
                 default_scid: default_scid.unwrap_or(0),
@@ -161,7 +178,11 @@ impl<'d> Resolver<'_, '_, 'd> {
         policy.nodes.sort_by_key(|node| node.snid);
     }
 
-    fn address(&mut self, text: Text<'d>, owners: &mut HashMap<Ipv4Addr, Span>) -> Option<Ipv4Addr> {
+    fn address(
+        &mut self,
+        text: Text<'d>,
+        owners: &mut HashMap<Ipv4Addr, Span>,
+    ) -> Option<Ipv4Addr> {
         let hint = "a node has one address or more, each like 10.77.0.1, without a prefix length";
         let Ok(address) = text.text.parse::<Ipv4Addr>() else {
             let message = format!("`{}` is no IPv4 address", text.text);
@@ -191,7 +212,8 @@ impl<'d> Resolver<'_, '_, 'd> {
         let mut prefixes: HashMap<(Ipv4Addr, u8), Span> = HashMap::new();
         let mut hosts: HashMap<u32, Span> = HashMap::new();
         for element in of(document, Kind::Perimeter) {
-            let prefix = element.one("address").and_then(|text| self.prefix(text, policy, &mut prefixes));
+            let prefix =
+                element.one("address").and_then(|text| self.prefix(text, policy, &mut prefixes));
             let snid = element.one("SnID").and_then(|text| {
                 let snid = self.id(text, "an SnID")?;
                 if policy.node(snid).is_some() {
@@ -213,9 +235,16 @@ impl<'d> Resolver<'_, '_, 'd> {
                 Some((first, _)) if first.is_some() && *first == snid => {}
                 _ => self.nodes.name("node", name, snid, self.found),
             }
-            let (Some((prefix, prefix_len)), Some(snid), Some(scid)) = (prefix, snid, scid) else { continue };
+            let (Some((prefix, prefix_len)), Some(snid), Some(scid)) = (prefix, snid, scid) else {
+                continue;
+            };
             let name = name.map(|name| name.text.to_owned());
-            policy.perimeter.push(Perimeter { prefix, prefix_len, label: Label { snid, scid }, name });
+            policy.perimeter.push(Perimeter {
+                prefix,
+                prefix_len,
+                label: Label { snid, scid },
+                name,
+            });
         }
         policy.perimeter.sort();
         self.nodes.declared.extend(hosts);
@@ -228,8 +257,10 @@ impl<'d> Resolver<'_, '_, 'd> {
         taken: &mut HashMap<(Ipv4Addr, u8), Span>,
     ) -> Option<(Ipv4Addr, u8)> {
         let (address, length) = text.text.split_once('/').unwrap_or((text.text, "32"));
-        let parsed = address.parse::<Ipv4Addr>().ok().zip(decimal(length).filter(|length| *length <= 32));
-        let Some((address, length)) = parsed.and_then(|(address, length)| Some((address, u8::try_from(length).ok()?)))
+        let parsed =
+            address.parse::<Ipv4Addr>().ok().zip(decimal(length).filter(|length| *length <= 32));
+        let Some((address, length)) =
+            parsed.and_then(|(address, length)| Some((address, u8::try_from(length).ok()?)))
         else {
             let message = format!("`{}` is no IPv4 address or network", text.text);
             let hint = "write 10.77.0.254, or 10.77.8.0/24 for a network";
@@ -240,7 +271,8 @@ impl<'d> Resolver<'_, '_, 'd> {
         let network = Ipv4Addr::from(u32::from(address) & mask);
         if network != address {
             let message = format!("{address}/{length} has bits beyond its prefix");
-            let hint = format!("write {network}/{length} for the network, or {address}/32 for the host");
+            let hint =
+                format!("write {network}/{length} for the network, or {address}/32 for the host");
             self.found.push(Diagnostic::error("dsp::address", text.span, message).hint(hint));
             return None;
         }
@@ -257,7 +289,11 @@ impl<'d> Resolver<'_, '_, 'd> {
                 Some((address, length))
             }
             Entry::Occupied(first) => {
-                self.found.push(duplicate(&format!("perimeter {address}/{length}"), text.span, *first.get()));
+                self.found.push(duplicate(
+                    &format!("perimeter {address}/{length}"),
+                    text.span,
+                    *first.get(),
+                ));
                 None
             }
         }
@@ -266,12 +302,17 @@ impl<'d> Resolver<'_, '_, 'd> {
     fn pairs(&mut self, document: &Document<'d>, policy: &mut Policy) {
         let mut taken: BTreeMap<(u32, u32), Span> = BTreeMap::new();
         for element in of(document, Kind::Pair) {
-            let ids: Vec<u32> = element.all("ScID").filter_map(|text| self.scid(text, Also::Implicit)).collect();
+            let ids: Vec<u32> =
+                element.all("ScID").filter_map(|text| self.scid(text, Also::Implicit)).collect();
             let protection = element.one("protection").map(|text| self.protection(text));
             let (&[a, b], Some(protection)) = (ids.as_slice(), protection) else { continue };
             let pair = (a.min(b), a.max(b));
             if let Some(first) = taken.insert(pair, element.span) {
-                self.found.push(duplicate(&format!("the pair of zones {} and {}", pair.0, pair.1), element.span, first));
+                self.found.push(duplicate(
+                    &format!("the pair of zones {} and {}", pair.0, pair.1),
+                    element.span,
+                    first,
+                ));
             }
             policy.pairs.insert(pair, protection);
         }
@@ -285,16 +326,21 @@ impl<'d> Resolver<'_, '_, 'd> {
                 if policy.node(snid).is_none() {
                     let message = format!("SnID {snid} is a perimeter host; only nodes have ports");
                     let hint = "a perimeter host's one ScID covers all its ports";
-                    self.found.push(Diagnostic::error("dsp::perimeter", text.span, message).hint(hint));
+                    self.found
+                        .push(Diagnostic::error("dsp::perimeter", text.span, message).hint(hint));
                     return None;
                 }
                 Some(snid)
             });
             let protocol = element.one("protocol").and_then(|text| self.protocol(text));
-            let number = element.one("number").and_then(|text| self.number(text, "a port", u64::from(u16::MAX)));
+            let number = element
+                .one("number")
+                .and_then(|text| self.number(text, "a port", u64::from(u16::MAX)));
             let scid = element.one("ScID").and_then(|text| self.scid(text, Also::Nothing));
             let number = number.and_then(|number| u16::try_from(number).ok());
-            let (Some(snid), Some(protocol), Some(number), Some(scid)) = (snid, protocol, number, scid) else {
+            let (Some(snid), Some(protocol), Some(number), Some(scid)) =
+                (snid, protocol, number, scid)
+            else {
                 continue;
             };
             match taken.entry((snid, protocol, number)) {
@@ -331,19 +377,30 @@ impl<'d> Resolver<'_, '_, 'd> {
             if class == Class::Socket && (snid.is_none() || scid.is_none()) {
                 let missing = if snid.is_none() { "tSnID" } else { "tScID" };
                 self.found.push(
-                    Diagnostic::error("dsp::missing-element", element.span, format!("this target has no <{missing}>"))
-                        .hint(format!("add <{missing}> * </{missing}>, or delete the target for local permissions")),
+                    Diagnostic::error(
+                        "dsp::missing-element",
+                        element.span,
+                        format!("this target has no <{missing}>"),
+                    )
+                    .hint(format!(
+                        "add <{missing}> * </{missing}>, or delete the target for local permissions"
+                    )),
                 );
             }
             Some(self.pattern(snid, scid))
         } else {
             None
         };
-        let masks = ["allow", "deny", "alarm"].map(|list| element.one(list).map(|text| self.permissions(class, text)));
+        let masks = ["allow", "deny", "alarm"]
+            .map(|list| element.one(list).map(|text| self.permissions(class, text)));
         if masks.iter().all(Option::is_none) {
             let message = format!("this {class} rule has neither <allow> nor <deny> nor <alarm>");
-            let hint = format!("add <allow> {} </allow>", class.permissions().first().map_or("", |one| one.name));
-            self.found.push(Diagnostic::error("dsp::missing-element", element.span, message).hint(hint));
+            let hint = format!(
+                "add <allow> {} </allow>",
+                class.permissions().first().map_or("", |one| one.name)
+            );
+            self.found
+                .push(Diagnostic::error("dsp::missing-element", element.span, message).hint(hint));
         }
         let [allow, deny, alarm] = masks.map(Option::unwrap_or_default);
         if allow & deny != 0 {
@@ -404,7 +461,9 @@ impl<'d> Resolver<'_, '_, 'd> {
         }
         if list.text.is_empty() {
             let hint = format!("class {class} has: {}", class.names(u32::MAX).join(" "));
-            self.found.push(Diagnostic::error("dsp::permission", list.span, "this list is empty").hint(hint));
+            self.found.push(
+                Diagnostic::error("dsp::permission", list.span, "this list is empty").hint(hint),
+            );
         }
         mask
     }
@@ -418,8 +477,10 @@ impl<'d> Resolver<'_, '_, 'd> {
                 .hint("use `integrity`, or run the cluster's network over WireGuard or IPsec and keep `integrity`")
         } else {
             let names = Protection::ALL.map(Protection::name);
-            let hint = closest(text.text, names)
-                .map_or_else(|| format!("there are: {}", names.join(", ")), |close| format!("did you mean `{close}`?"));
+            let hint = closest(text.text, names).map_or_else(
+                || format!("there are: {}", names.join(", ")),
+                |close| format!("did you mean `{close}`?"),
+            );
             let message = format!("there is no protection `{}`", shown(text.text));
             Diagnostic::error("dsp::protection", text.span, message).hint(hint)
         };
@@ -432,7 +493,9 @@ impl<'d> Resolver<'_, '_, 'd> {
         if protocol.is_none() {
             let message = format!("there are no ports of protocol `{}`", shown(text.text));
             let hint = match text.text {
-                "icmp" => "ICMP belongs to the node's kernel zone: write rules for the zone `kernel`",
+                "icmp" => {
+                    "ICMP belongs to the node's kernel zone: write rules for the zone `kernel`"
+                }
                 _ => "there are: tcp, udp, sctp",
             };
             self.found.push(Diagnostic::error("dsp::protocol", text.span, message).hint(hint));
@@ -450,7 +513,9 @@ impl<'d> Resolver<'_, '_, 'd> {
         let kernel = self.zones.names.get(KERNEL).and_then(|(id, _)| *id).unwrap_or(KERNEL_SCID);
         let id = reference(self.found, text, also, "ScID", &self.zones, Some(kernel))?;
         if also == Also::Nothing && !self.zones.declared.contains_key(&id) {
-            let message = format!("the predeclared zone `{KERNEL}` is what kernels send; nothing else may have it");
+            let message = format!(
+                "the predeclared zone `{KERNEL}` is what kernels send; nothing else may have it"
+            );
             let hint = "name a zone that the document declares";
             self.found.push(Diagnostic::error("dsp::kernel", text.span, message).hint(hint));
             return None;
@@ -489,7 +554,10 @@ fn reference(
             return Some(ANY);
         }
         let message = format!("`*` cannot stand here: this needs one {what}");
-        found.push(Diagnostic::error("dsp::wildcard", text.span, message).hint("repeat the element for each"));
+        found.push(
+            Diagnostic::error("dsp::wildcard", text.span, message)
+                .hint("write the element again for each"),
+        );
         return None;
     }
     if word.starts_with(|c: char| c.is_ascii_digit()) {
@@ -523,10 +591,20 @@ fn undeclared(text: Text<'_>, what: &str, ids: &Ids<'_>) -> Diagnostic {
     let element = if what == "SnID" { "node" } else { "zone" };
     let hint = match closest(text.text, ids.names.keys().copied()) {
         Some(close) => format!("did you mean `{close}`?"),
-        None if what == "SnID" => format!("declare it: <node><SnID> {} </SnID> … </node>", example(text.text)),
-        None => format!("declare it: <zone><ScID> {} </ScID><name> … </name></zone>", example(text.text)),
+        None if what == "SnID" => {
+            format!("declare it: <node><SnID> {} </SnID> … </node>", example(text.text))
+        }
+        None => format!(
+            "declare it: <zone><ScID> {} </ScID><name> … </name></zone>",
+            example(text.text)
+        ),
     };
-    Diagnostic::error("dsp::undeclared", text.span, format!("no {element} `{}` is declared", text.text)).hint(hint)
+    Diagnostic::error(
+        "dsp::undeclared",
+        text.span,
+        format!("no {element} `{}` is declared", text.text),
+    )
+    .hint(hint)
 }
 
 fn example(word: &str) -> &str {
@@ -541,7 +619,11 @@ fn duplicate(what: &str, at: Span, first: Span) -> Diagnostic {
 }
 
 fn bad_name(text: Text<'_>) -> Diagnostic {
-    let message = if text.text.is_empty() { "this is empty".to_owned() } else { format!("`{}` is no name", shown(text.text)) };
+    let message = if text.text.is_empty() {
+        "this is empty".to_owned()
+    } else {
+        format!("`{}` is no name", shown(text.text))
+    };
     Diagnostic::error("dsp::name", text.span, message)
         .hint("a name is a letter or `_`, then up to 63 letters, digits, `_`, `.` and `-`")
 }
@@ -549,24 +631,36 @@ fn bad_name(text: Text<'_>) -> Diagnostic {
 fn bad_number(text: Text<'_>, parsed: Option<u64>, what: &str, most: u64) -> Diagnostic {
     let range = format!("write a decimal number from 1 to {most}");
     match parsed {
-        Some(0) if most == u64::from(u32::MAX) => {
-            Diagnostic::error("dsp::zero-id", text.span, format!("{what} of 0 means unlabelled, and cannot be named"))
-                .hint(range)
+        Some(0) if most == u64::from(u32::MAX) => Diagnostic::error(
+            "dsp::zero-id",
+            text.span,
+            format!("{what} of 0 means unlabelled, and cannot be named"),
+        )
+        .hint(range),
+        Some(number) => Diagnostic::error(
+            "dsp::number",
+            text.span,
+            format!("{number} is out of range for {what}"),
+        )
+        .hint(range),
+        None if text.text.is_empty() => {
+            Diagnostic::error("dsp::number", text.span, format!("{what} is missing")).hint(range)
         }
-        Some(number) => {
-            Diagnostic::error("dsp::number", text.span, format!("{number} is out of range for {what}")).hint(range)
-        }
-        None if text.text.is_empty() => Diagnostic::error("dsp::number", text.span, format!("{what} is missing")).hint(range),
         None => {
             let message = format!("`{}` is no number for {what}", shown(text.text));
-            Diagnostic::error("dsp::number", text.span, message).hint(format!("{range}, without sign or leading zeros"))
+            Diagnostic::error("dsp::number", text.span, message)
+                .hint(format!("{range}, without sign or leading zeros"))
         }
     }
 }
 
 /// A word of the document in a message, cut to a length that fits a line.
 fn shown(word: &str) -> String {
-    if word.chars().count() <= 40 { word.to_owned() } else { word.chars().take(39).chain(['…']).collect() }
+    if word.chars().count() <= 40 {
+        word.to_owned()
+    } else {
+        word.chars().take(39).chain(['…']).collect()
+    }
 }
 
 /// A decimal number without sign or leading zeros; one too large is `u64::MAX`.

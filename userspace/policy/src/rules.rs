@@ -5,8 +5,8 @@
 
 use std::net::Ipv4Addr;
 
-use serde::ser::{SerializeSeq, Serializer};
 use serde::Serialize;
+use serde::ser::{SerializeSeq, Serializer};
 use sigil_common::label::Label;
 
 /// One node's part of a policy.
@@ -169,7 +169,15 @@ macro_rules! own_columns {
         fn shown(&self) -> &Self { self }
     })+ };
 }
-own_columns!(PeerEntry, VerdictKey, VerdictEntry, PortKey, SocketEntry, ProcessEntry, TransitionKey);
+own_columns!(
+    PeerEntry,
+    VerdictKey,
+    VerdictEntry,
+    PortKey,
+    SocketEntry,
+    ProcessEntry,
+    TransitionKey
+);
 
 #[derive(Serialize)]
 struct LabelColumns {

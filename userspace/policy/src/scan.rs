@@ -13,7 +13,10 @@ pub const MAX_DEPTH: usize = 32;
 /// The document as text, unless it is refused.
 pub(crate) fn scan<'a>(bytes: &'a [u8], found: &mut Findings) -> Option<&'a str> {
     if bytes.len() > MAX_BYTES {
-        let message = format!("the document has {} bytes; at most {MAX_BYTES} (16 MiB) are read", bytes.len());
+        let message = format!(
+            "the document has {} bytes; at most {MAX_BYTES} (16 MiB) are read",
+            bytes.len()
+        );
         let hint = "write groups of rules with `*`, or give labels that share their rules one zone";
         found.push(Diagnostic::error("dsp::too-large", Span::new(0, 0), message).hint(hint));
         return None;
@@ -49,7 +52,8 @@ fn structure(text: &str, found: &mut Findings) -> bool {
         } else if rest.take("<!") {
             let message = "a document type definition (DTD) is refused";
             let hint = "delete the <!DOCTYPE …> and write what its entities stand for; the schema is `labelctl policy schema`";
-            found.push(Diagnostic::error("dsp::dtd", Span::new(start, rest.at), message).hint(hint));
+            found
+                .push(Diagnostic::error("dsp::dtd", Span::new(start, rest.at), message).hint(hint));
             return false;
         } else if rest.take("</") {
             rest.skip_past(">");
@@ -64,7 +68,10 @@ fn structure(text: &str, found: &mut Findings) -> bool {
             if depth == MAX_DEPTH {
                 let message = format!("elements are nested more than {MAX_DEPTH} deep");
                 let span = Span::new(start, start + 1 + tag.len());
-                found.push(Diagnostic::error("dsp::depth", span, message).hint("no element of a DSP needs more than 4"));
+                found.push(
+                    Diagnostic::error("dsp::depth", span, message)
+                        .hint("no element of a DSP needs more than 4"),
+                );
                 return false;
             }
             if !tag.ends_with('/') {
@@ -78,8 +85,12 @@ fn structure(text: &str, found: &mut Findings) -> bool {
 fn entity(text: &str, at: usize) -> Diagnostic {
     let rest = text.get(at..).unwrap_or_default();
     let length = rest.bytes().take(32).position(|byte| byte == b';').map_or(1, |end| end + 1);
-    Diagnostic::error("dsp::entity", Span::new(at, at + length), "entities and character references are refused")
-        .hint("write the character itself; no id, name or address needs `&`")
+    Diagnostic::error(
+        "dsp::entity",
+        Span::new(at, at + length),
+        "entities and character references are refused",
+    )
+    .hint("write the character itself; no id, name or address needs `&`")
 }
 
 struct Cursor<'a> {
@@ -108,7 +119,8 @@ impl<'a> Cursor<'a> {
 
     /// Moves behind `end`, or to the end of the text.
     fn skip_past(&mut self, end: &str) {
-        self.at = self.rest().find(end).map_or(self.text.len(), |found| self.at + found + end.len());
+        self.at =
+            self.rest().find(end).map_or(self.text.len(), |found| self.at + found + end.len());
     }
 
     /// The inside of a start tag; a `>` in a quoted value does not end it.

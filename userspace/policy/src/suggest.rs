@@ -6,7 +6,10 @@ const LONGEST: usize = 64;
 const MOST: usize = 1000;
 
 /// The candidate that is a slip of the pen away from `word`, case aside.
-pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn closest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     if word.len() > LONGEST {
         return None;
     }
@@ -21,20 +24,29 @@ pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein's distance.
+/// How many insertions, deletions, replacements and swaps of neighbours make `a` of `b`.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
+    let at = |row: &[usize], column: usize| row.get(column).copied().unwrap_or(usize::MAX / 2);
+    let mut before: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut next = vec![i + 1];
-        for ((y, pair), j) in b.iter().zip(row.windows(2)).zip(1usize..) {
-            let [diagonal, above] = *pair else { continue };
-            let left = next.last().copied().unwrap_or(j);
-            next.push((diagonal + usize::from(x != *y)).min(above + 1).min(left + 1));
+    let mut last = None;
+    for (x, i) in a.chars().zip(1..) {
+        let mut next = vec![i];
+        let mut left = None;
+        for (y, j) in b.iter().copied().zip(1usize..) {
+            let replaced = at(&row, j - 1) + usize::from(x != y);
+            let mut least = replaced.min(at(&row, j) + 1).min(at(&next, j - 1) + 1);
+            if last == Some(y) && left == Some(x) {
+                least = least.min(at(&before, j - 2) + 1);
+            }
+            next.push(least);
+            left = Some(y);
         }
-        row = next;
+        before = std::mem::replace(&mut row, next);
+        last = Some(x);
     }
-    row.last().copied().unwrap_or(0)
+    at(&row, b.len())
 }
 
 #[cfg(test)]
@@ -46,6 +58,7 @@ mod tests {
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(closest("creat", ["CREATE", "BIND"]), Some("CREATE"));
         assert_eq!(closest("sSnId", ["tSnID", "sSnID"]), Some("sSnID"));
+        assert_eq!(closest("wbe", ["db", "web"]), Some("web"));
         assert_eq!(closest("quux", ["CREATE", "BIND"]), None);
         assert_eq!(closest("", ["CREATE"]), None);
     }

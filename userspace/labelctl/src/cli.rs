@@ -1,0 +1,76 @@
+//! The tree of commands.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{label, pages, policy};
+
+/// Checks policies, decodes labels, makes keys and talks to the node's agent.
+#[derive(Parser)]
+#[command(name = "labelctl", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit status: 0 for yes, 1 for a \"no\" answer, 2 for wrong usage or failure."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of all commands.
+#[derive(Args)]
+pub(crate) struct Global {
+    /// How data is printed
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+    /// Whether to use colour; `auto` does on a terminal unless `NO_COLOR` is set
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub(crate) color: Color,
+    /// The agent's control socket
+    #[arg(
+        long,
+        global = true,
+        env = "SIGIL_SOCKET",
+        default_value = "/run/sigil/control.sock",
+        value_name = "PATH"
+    )]
+    pub(crate) socket: PathBuf,
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// One JSON document
+    Json,
+    /// One JSON document on each line
+    Jsonl,
+}
+
+/// Whether to use colour.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless `NO_COLOR` is set
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Check, compile and question a policy document
+    Policy(policy::Args),
+    /// Read labels of packets
+    Label(label::Args),
+    /// Print the completions of a shell
+    Completions(pages::CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(pages::ManArgs),
+}

@@ -1,0 +1,147 @@
+//! `labelctl policy`: the compiler's front, without an agent.
+
+mod check;
+mod explain;
+mod tables;
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use miette::{GraphicalReportHandler, GraphicalTheme};
+use sigil_policy::{Compiled, MAX_BYTES, Policy, Report, Severity};
+
+use crate::cli::{Format, Global};
+use crate::output::{self, Answer};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say what is wrong with a policy; exit 1 if it may not be loaded
+    Check {
+        /// The document, or `-` for stdin
+        file: PathBuf,
+        /// The serial in force: the document's must be above it
+        #[arg(long, value_name = "SERIAL")]
+        in_force: Option<u64>,
+    },
+    /// Print a node's rule maps, sorted
+    Compile {
+        /// The document, or `-` for stdin
+        file: PathBuf,
+        /// The node, by SnID or name
+        #[arg(long, value_name = "SNID")]
+        node: String,
+    },
+    /// Say whether an operation is allowed, and by which rule; exit 1 if it is not
+    Explain(explain::Args),
+    /// Print the document's XML schema
+    Schema,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
+    match &args.command {
+        Command::Check { file, in_force } => check::run(file, *in_force, global),
+        Command::Compile { file, node } => compile(file, node, global),
+        Command::Explain(args) => explain::run(args, global),
+        Command::Schema => {
+            io::stdout().write_all(sigil_policy::XSD.as_bytes())?;
+            Ok(Answer::Yes)
+        }
+    }
+}
+
+fn compile(file: &Path, node: &str, global: &Global) -> Result<Answer> {
+    let policy = load(file, global)?;
+    let snid = snid(&policy, node)?;
+    let rules = policy.rules_for(snid)?;
+    match global.output {
+        Format::Table => tables::print(&policy, &rules)?,
+        Format::Json | Format::Jsonl => output::json(global.output, &rules)?,
+    }
+    Ok(Answer::Yes)
+}
+
+/// The policy in a file; its errors are printed, and make a failure.
+fn load(file: &Path, global: &Global) -> Result<Policy> {
+    match compiled(file, None)? {
+        Ok(Compiled { policy, warnings }) => {
+            render(&warnings, global)?;
+            Ok(policy)
+        }
+        Err(report) => {
+            render(&report, global)?;
+            bail!("{} is refused: {}", name(file), counted(report.count(Severity::Error), "error"))
+        }
+    }
+}
+
+fn compiled(file: &Path, in_force: Option<u64>) -> Result<Result<Compiled, Report>> {
+    let bytes = read(file).with_context(|| format!("cannot read {}", name(file)))?;
+    Ok(sigil_policy::compile(&name(file), &bytes, in_force))
+}
+
+/// The document's bytes; of one that is too large, enough for the compiler to say so.
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let most = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    if file == Path::new("-") {
+        io::stdin().lock().take(most).read_to_end(&mut bytes)?;
+    } else {
+        std::fs::File::open(file)?.take(most).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+fn name(file: &Path) -> String {
+    if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() }
+}
+
+/// Prints diagnostics for people, on stderr.
+fn render(report: &Report, global: &Global) -> Result<()> {
+    let mut stderr = io::stderr().lock();
+    let theme = if global.colors(&stderr) {
+        GraphicalTheme::unicode()
+    } else {
+        GraphicalTheme::unicode_nocolor()
+    };
+    let handler = GraphicalReportHandler::new_themed(theme).with_width(100).with_links(false);
+    for diagnostic in &report.diagnostics {
+        let mut text = String::new();
+        handler.render_report(&mut text, diagnostic)?;
+        writeln!(stderr, "{}", text.trim_matches('\n'))?;
+        writeln!(stderr)?;
+    }
+    for (more, what) in [(report.more_errors, "error"), (report.more_warnings, "warning")] {
+        if more > 0 {
+            writeln!(stderr, "and {} more", counted(more, what))?;
+        }
+    }
+    Ok(())
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// A node or perimeter host by id or name.
+fn snid(policy: &Policy, word: &str) -> Result<u32> {
+    word.parse()
+        .ok()
+        .or_else(|| policy.snid(word))
+        .with_context(|| format!("the policy declares no node `{word}`"))
+}
+
+/// A zone by id or name.
+fn scid(policy: &Policy, word: &str) -> Result<u32> {
+    word.parse()
+        .ok()
+        .or_else(|| policy.scid(word))
+        .with_context(|| format!("the policy declares no zone `{word}`"))
+}
