@@ -90,14 +90,7 @@ fn unlabelled(mode: &str) -> Result<()> {
     balanced(&cluster)
 }
 
-macro_rules! in_both_modes {
-    ($($name:ident)+) => {
-        mod tc { $(#[test] fn $name() -> anyhow::Result<()> { super::$name("tc") })+ }
-        mod xdp { $(#[test] fn $name() -> anyhow::Result<()> { super::$name("xdp") })+ }
-    };
-}
-
-in_both_modes! { allowed_tcp refused_tcp counted_udp pinged unlabelled }
+sigil_harness::in_both_modes! { allowed_tcp refused_tcp counted_udp pinged unlabelled }
 
 #[test]
 fn enforcement_outlives_the_agent_and_ends_with_detach() -> Result<()> {

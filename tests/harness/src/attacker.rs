@@ -1,7 +1,8 @@
-//! Packet sockets: what an attacker on the segment sees and sends.
+//! An attacker on the segment: packet sockets to see and send frames as they are.
 
-use crate::{Netns, packet};
+use crate::{Lab, Netns, Node, PATIENCE, packet, until};
 use anyhow::{Context, Result, bail, ensure};
+use etherparse::IpNumber;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
@@ -9,6 +10,7 @@ use nix::sys::socket::{
     recvfrom, send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -19,6 +21,96 @@ use std::time::Duration;
 const LARGEST: usize = 1 << 17;
 /// Kernel buffer of a socket: at full speed, what arrives while a thread is off the CPU.
 const BUFFER: usize = 64 << 20;
+
+/// A host of a lab that no policy knows. It sees what crosses the bridge and sends what it likes.
+#[derive(Debug)]
+pub struct Attacker {
+    /// The host, 10.77.0.66.
+    pub node: Node,
+    socket: RawSocket,
+}
+
+impl Attacker {
+    /// Plugs the attacker into a lab.
+    ///
+    /// # Errors
+    ///
+    /// There is one.
+    pub fn plug(lab: &Lab) -> Result<Self> {
+        let node = lab.node("mallory", 66)?;
+        let socket = RawSocket::open(node.netns(), "eth0")?;
+        Ok(Self { node, socket })
+    }
+
+    /// Takes a labelled frame that `from` sends while `act` runs, ready to be sent again: with the
+    /// attacker's own hardware address, or bridges would learn a wrong place for the sender's, and
+    /// with the checksums that a veth leaves open.
+    ///
+    /// # Errors
+    ///
+    /// None comes.
+    pub fn capture(
+        &self,
+        lab: &Lab,
+        from: &Node,
+        protocol: IpNumber,
+        act: impl FnOnce() -> Result<()>,
+    ) -> Result<Vec<u8>> {
+        let sniffer = Sniffer::start(lab.switch(), &from.port(), move |frame| {
+            !frame.outgoing
+                && packet::label_offset(&frame.bytes).is_some()
+                && packet::ip(&frame.bytes).is_ok_and(|ip| ip.protocol == protocol)
+        })?;
+        act()?;
+        let frame = sniffer.take(1, PATIENCE)?.into_iter().next();
+        let mut bytes = frame.context("no frame")?.bytes;
+        packet::overwrite(&mut bytes, 6, &self.node.mac())?;
+        packet::repair(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// As [`Attacker::capture`], but the frame does not arrive: the cable of `to` is out meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// None comes.
+    pub fn intercept(
+        &self,
+        lab: &Lab,
+        (from, to): (&Node, &Node),
+        protocol: IpNumber,
+        act: impl FnOnce() -> Result<()>,
+    ) -> Result<Vec<u8>> {
+        lab.switch().ip(&format!("link set {} nomaster", to.port()))?;
+        let frame = self.capture(lab, from, protocol, act);
+        lab.switch().ip(&format!("link set {} master br0", to.port()))?;
+        frame
+    }
+
+    /// Sends frames to a node and waits until its agent has counted them: the drops by reason.
+    ///
+    /// # Errors
+    ///
+    /// The node does not see them all.
+    pub fn inject(&self, target: &Node, frames: &[Vec<u8>]) -> Result<BTreeMap<String, u64>> {
+        let before = target.stats()?;
+        let goal = before.hook("ingress").seen + u64::try_from(frames.len())?;
+        frames.iter().try_for_each(|frame| self.socket.send(frame))?;
+        let after = until("judgement of the frames", PATIENCE, || {
+            Ok(Some(target.stats()?).filter(|stats| stats.hook("ingress").seen >= goal))
+        })?;
+        Ok(after.drops_since(&before))
+    }
+
+    /// Sends a frame.
+    ///
+    /// # Errors
+    ///
+    /// It is longer than the MTU allows.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        self.socket.send(frame)
+    }
+}
 
 /// A frame seen on a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,18 +263,6 @@ impl Sniffer {
             }
         });
         Ok(Self { seen, stop, thread: Some(thread) })
-    }
-
-    /// Collects IPv4 frames of one transport protocol that carry a label.
-    ///
-    /// # Errors
-    ///
-    /// The namespace has no such device.
-    pub fn labelled(netns: &Netns, device: &str, protocol: etherparse::IpNumber) -> Result<Self> {
-        Self::start(netns, device, move |frame| {
-            packet::label_offset(&frame.bytes).is_some()
-                && packet::ip(&frame.bytes).is_ok_and(|ip| ip.protocol == protocol)
-        })
     }
 
     /// Waits until `count` frames are there, and takes all.

@@ -184,6 +184,16 @@ fn declared_nodes(policy: &str) -> Result<Vec<Declared>> {
         .collect()
 }
 
+/// Makes two tests of each function `fn(mode: &str) -> anyhow::Result<()>`: one where ingress is
+/// verified in TC, one where in XDP.
+#[macro_export]
+macro_rules! in_both_modes {
+    ($($name:ident)+) => {
+        mod tc { $(#[test] fn $name() -> anyhow::Result<()> { super::$name("tc") })+ }
+        mod xdp { $(#[test] fn $name() -> anyhow::Result<()> { super::$name("xdp") })+ }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

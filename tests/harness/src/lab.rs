@@ -62,8 +62,8 @@ impl Lab {
     /// The name or number is taken.
     pub fn node(&self, name: &str, number: u8) -> Result<Node> {
         let node = self.unplugged(name, number)?;
-        self.plug(&node, &format!("p{number}"))?;
-        self.shared.switch.ip(&format!("link set p{number} master br0"))?;
+        self.plug(&node, &node.port())?;
+        self.shared.switch.ip(&format!("link set {} master br0", node.port()))?;
         Ok(node)
     }
 
@@ -160,6 +160,12 @@ impl Node {
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 77, 0, self.number)
+    }
+
+    /// The node's port on the bridge, a device of [`Lab::switch`].
+    #[must_use]
+    pub fn port(&self) -> String {
+        format!("p{}", self.number)
     }
 
     /// The hardware address of `eth0`.

@@ -18,7 +18,7 @@ pub mod report;
 pub mod traffic;
 
 pub use agent::{Agent, Config, Run};
-pub use attacker::{Frame, RawSocket, Sniffer};
+pub use attacker::{Attacker, Frame, RawSocket, Sniffer};
 pub use cluster::Cluster;
 pub use lab::{Lab, Node};
 pub use middlebox::{Middlebox, Tampering};

@@ -142,6 +142,16 @@ impl Stats {
         sums
     }
 
+    /// Drops at all hooks since an earlier reading, by reason.
+    #[must_use]
+    pub fn drops_since(&self, before: &Self) -> BTreeMap<String, u64> {
+        let earlier = before.reasons();
+        let new = self.reasons().into_iter().map(|(reason, count)| {
+            (reason.to_owned(), count - earlier.get(reason).copied().unwrap_or_default().min(count))
+        });
+        new.filter(|(_, count)| *count > 0).collect()
+    }
+
     /// Whether each hook let through or dropped, for one reason, every packet that it saw.
     ///
     /// # Errors
@@ -253,6 +263,7 @@ mod tests {
         assert_eq!(stats(10).dropped("ingress", "replay"), 1);
         assert_eq!(stats(10).dropped("deliver", "replay"), 0);
         assert_eq!(stats(10).reasons(), BTreeMap::from([("bad-icv", 2), ("replay", 1)]));
+        assert!(stats(10).drops_since(&stats(10)).is_empty());
     }
 
     #[test]

@@ -99,7 +99,9 @@ fn the_left_overs_of_dead_processes_are_swept() -> Result<()> {
 fn an_attacker_sends_and_sees_frames_as_they_are() -> Result<()> {
     let lab = Lab::new("raw")?;
     let (web, mallory) = (lab.node("web", 1)?, lab.node("mallory", 66)?);
-    let sniffer = Sniffer::labelled(lab.switch(), "p66", IpNumber::UDP)?;
+    let sniffer = Sniffer::start(lab.switch(), &mallory.port(), |frame| {
+        packet::label_offset(&frame.bytes).is_some()
+    })?;
     let socket = RawSocket::open(mallory.netns(), "eth0")?;
     let mut frame = Headers::between(&mallory, &web)?
         .pretending([10, 77, 0, 9].into())

@@ -2,6 +2,7 @@
 
 use crate::stage::{APP, OPENED, Stage, WEB};
 use anyhow::{Context, Result};
+use etherparse::IpNumber;
 use sigil_harness::packet::{self, Headers};
 use sigil_harness::traffic::finish;
 use sigil_harness::until;
@@ -100,14 +101,14 @@ fn rogue(stage: &mut Stage) -> Result<String> {
 }
 
 fn unlabelled(stage: &mut Stage) -> Result<String> {
-    let headers = Headers::between(&stage.mallory, stage.node("app")?)?;
+    let headers = Headers::between(&stage.mallory.node, stage.node("app")?)?;
     stage.inject("app", &[headers.udp(9, 9000, b"hello")?, headers.tcp_syn(9, 8000, 1)?])
 }
 
 /// As web would send, but for the label.
 fn as_web(stage: &Stage, label: &[u8]) -> Result<Vec<u8>> {
     let (web, app) = (stage.node("web")?, stage.node("app")?);
-    let headers = Headers::between(&stage.mallory, app)?.pretending(web.address());
+    let headers = Headers::between(&stage.mallory.node, app)?.pretending(web.address());
     headers.options(label)?.udp(9, 9000, b"hello")
 }
 
@@ -131,9 +132,9 @@ fn unknown_key(stage: &mut Stage) -> Result<String> {
 
 /// A datagram from web to app that has been delivered.
 fn exchange_captured(stage: &Stage) -> Result<Vec<u8>> {
-    stage.capture("p1", || {
-        let client = ["udp-exchange", "10.77.0.2:9000", "1", "64"];
-        let exchange = stage.node("web")?.exchange(Some(WEB), &client)?;
+    let web = stage.node("web")?;
+    stage.mallory.capture(&stage.cluster.lab, web, IpNumber::UDP, || {
+        let exchange = web.exchange(Some(WEB), &["udp-exchange", "10.77.0.2:9000", "1", "64"])?;
         anyhow::ensure!(exchange.is_complete(), "{exchange:?}");
         Ok(())
     })
@@ -144,19 +145,15 @@ fn replayed(stage: &mut Stage) -> Result<String> {
     stage.inject("app", &[frame])
 }
 
-/// A datagram from app to db that did not arrive: db's cable is out meanwhile.
+/// A datagram from app to db that did not arrive.
 fn intercepted(stage: &Stage) -> Result<Vec<u8>> {
-    let switch = stage.cluster.lab.switch();
+    let (app, db) = (stage.node("app")?, stage.node("db")?);
     let client = ["udp-exchange", "10.77.0.3:9000", "1", "64"];
-    let warm_up = stage.node("app")?.exchange(Some(APP), &client)?;
+    let warm_up = app.exchange(Some(APP), &client)?;
     anyhow::ensure!(warm_up.is_complete(), "{warm_up:?}");
-    switch.ip("link set p3 nomaster")?;
-    let frame = stage.capture("p2", || {
-        stage.node("app")?.exchange(Some(APP), &client)?;
-        Ok(())
-    });
-    switch.ip("link set p3 master br0")?;
-    frame
+    stage.mallory.intercept(&stage.cluster.lab, (app, db), IpNumber::UDP, || {
+        app.exchange(Some(APP), &client).map(drop)
+    })
 }
 
 fn tampered(stage: &mut Stage) -> Result<String> {
@@ -188,8 +185,8 @@ fn killed(stage: &mut Stage) -> Result<String> {
     let mut load = stage.node("web")?.traffic(Some(WEB), &client)?;
     let before = stage.node("app")?.stats()?.dropped("ingress", "unlabelled");
     stage.cluster.member("app")?.take_agent()?.kill9()?;
-    let headers = Headers::between(&stage.mallory, stage.node("app")?)?;
-    stage.raw.send(&headers.udp(9, 9000, b"hello")?)?;
+    let headers = Headers::between(&stage.mallory.node, stage.node("app")?)?;
+    stage.mallory.send(&headers.udp(9, 9000, b"hello")?)?;
     anyhow::ensure!(load.is_running()?, "the load ended before the agent was killed");
     let exchange = finish(load)?;
     // The counters are pinned too: the next agent reads what was dropped without one.

@@ -1,9 +1,9 @@
 //! What every scene plays on: the cluster, its servers, and the attacker beside it.
 
 use anyhow::{Context, Result, ensure};
-use etherparse::IpNumber;
 use sigil_harness::cluster::{Setting, generate_keys, key_file};
-use sigil_harness::{Cluster, Node, PATIENCE, Process, RawSocket, Sniffer, Stats, packet};
+use sigil_harness::{Attacker, Cluster, Node, Process, Stats};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs;
 
@@ -16,9 +16,7 @@ pub(crate) const DB: u32 = 30;
 pub(crate) struct Stage {
     /// Running servers; ended before the cluster.
     _servers: Vec<Process>,
-    /// Packet socket of the attacker.
-    pub(crate) raw: RawSocket,
-    pub(crate) mallory: Node,
+    pub(crate) mallory: Attacker,
     pub(crate) cluster: Cluster,
 }
 
@@ -32,8 +30,7 @@ impl Stage {
         for name in ["web", "app", "db", "rogue"] {
             cluster.member(name)?.start()?;
         }
-        let mallory = cluster.lab.node("mallory", 66)?;
-        let raw = RawSocket::open(mallory.netns(), "eth0")?;
+        let mallory = Attacker::plug(&cluster.lab)?;
         let (app, db) = (cluster.node("app")?, cluster.node("db")?);
         let directory = app.directory().join("www");
         fs::create_dir(&directory)?;
@@ -49,7 +46,7 @@ impl Stage {
         app.wait_listening(8000)?;
         db.wait_listening(8000)?;
         db.wait_listening(5201)?;
-        Ok(Self { _servers: servers, raw, mallory, cluster })
+        Ok(Self { _servers: servers, mallory, cluster })
     }
 
     pub(crate) fn node(&self, name: &str) -> Result<&Node> {
@@ -69,10 +66,7 @@ impl Stage {
             *count -= before.get(reason).copied().unwrap_or_default();
             *count > 0
         });
-        let mut reasons: Vec<_> = after.into_iter().collect();
-        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        let reasons: Vec<_> = reasons.into_iter().map(|(reason, _)| reason).collect();
-        Ok(if reasons.is_empty() { "accepted".into() } else { reasons.join(", ") })
+        Ok(verdict(after))
     }
 
     fn drops(&self, nodes: &[&str]) -> Result<BTreeMap<String, u64>> {
@@ -86,30 +80,9 @@ impl Stage {
         Ok(sums)
     }
 
-    /// Sends frames at a node's ingress; its verdict on them.
+    /// A node's verdict on frames that the attacker sends.
     pub(crate) fn inject(&self, target: &str, frames: &[Vec<u8>]) -> Result<String> {
-        let node = self.node(target)?;
-        let goal = node.stats()?.hook("ingress").seen + u64::try_from(frames.len())?;
-        self.verdict(&[target], || {
-            frames.iter().try_for_each(|frame| self.raw.send(frame))?;
-            sigil_harness::until("judgement of the frames", PATIENCE, || {
-                Ok((node.stats()?.hook("ingress").seen >= goal).then_some(()))
-            })
-        })
-    }
-
-    /// A labelled datagram of a running conversation, taken off the wire behind its sender.
-    pub(crate) fn capture(&self, port: &str, act: impl FnOnce() -> Result<()>) -> Result<Vec<u8>> {
-        let sniffer = Sniffer::labelled(self.cluster.lab.switch(), port, IpNumber::UDP)?;
-        act()?;
-        let frames = sniffer.take(1, PATIENCE)?;
-        let frame =
-            frames.into_iter().find(|frame| !frame.outgoing).context("only answers seen")?;
-        let mut bytes = frame.bytes;
-        // From the attacker's own hardware address, or the bridge would learn a wrong place.
-        packet::overwrite(&mut bytes, 6, &self.mallory.mac())?;
-        packet::repair(&mut bytes)?;
-        Ok(bytes)
+        Ok(verdict(self.mallory.inject(self.node(target)?, frames)?))
     }
 
     /// Loads a policy on all nodes.
@@ -122,4 +95,12 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// The reasons for drops, most frequent first, or `accepted`.
+fn verdict(drops: BTreeMap<String, u64>) -> String {
+    let mut reasons: Vec<_> = drops.into_iter().collect();
+    reasons.sort_by_key(|(_, count)| Reverse(*count));
+    let reasons: Vec<_> = reasons.into_iter().map(|(reason, _)| reason).collect();
+    if reasons.is_empty() { "accepted".into() } else { reasons.join(", ") }
 }
