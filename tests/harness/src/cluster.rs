@@ -1,7 +1,7 @@
 //! A lab with an agent on every node that a policy declares.
 
-use crate::{Agent, Config, Lab, Node, binary};
-use anyhow::{Context, Result, ensure};
+use crate::{Agent, Config, Lab, Middlebox, Node, Tampering, binary};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -53,9 +53,7 @@ impl Cluster {
     /// The policy or an agent does not start.
     pub fn start(name: &str, setting: &Setting) -> Result<Self> {
         let mut cluster = Self::prepare(name, setting)?;
-        for member in &mut cluster.members {
-            member.start()?;
-        }
+        cluster.members.iter_mut().try_for_each(Member::start)?;
         Ok(cluster)
     }
 
@@ -66,9 +64,37 @@ impl Cluster {
     /// The policy declares no nodes of this lab.
     pub fn prepare(name: &str, setting: &Setting) -> Result<Self> {
         let lab = Lab::new(name)?;
-        let mut members = Vec::new();
-        for declared in declared_nodes(setting.policy)? {
+        let plug = |declared: Declared| {
             let node = lab.node(&declared.name, declared.address.octets()[3])?;
+            Ok((node, declared))
+        };
+        let nodes = declared_nodes(setting.policy)?.into_iter().map(plug);
+        let nodes = nodes.collect::<Result<Vec<_>>>()?;
+        Self::assemble(lab, nodes, setting)
+    }
+
+    /// Two nodes, 10.77.0.1 and 10.77.0.2, with a box on the wire between them; the agents run.
+    ///
+    /// # Errors
+    ///
+    /// The policy declares other nodes, or an agent does not start.
+    pub fn across(
+        name: &str,
+        setting: &Setting,
+        tampering: Tampering,
+    ) -> Result<(Self, Middlebox)> {
+        let lab = Lab::new(name)?;
+        let declared: Result<[Declared; 2], _> = declared_nodes(setting.policy)?.try_into();
+        let Ok([first, second]) = declared else { bail!("the policy declares not two nodes") };
+        let (one, two, middlebox) = lab.middlebox(&first.name, &second.name, tampering)?;
+        let mut cluster = Self::assemble(lab, vec![(one, first), (two, second)], setting)?;
+        cluster.members.iter_mut().try_for_each(Member::start)?;
+        Ok((cluster, middlebox))
+    }
+
+    fn assemble(lab: Lab, nodes: Vec<(Node, Declared)>, setting: &Setting) -> Result<Self> {
+        let mut members = Vec::new();
+        for (node, declared) in nodes {
             ensure!(node.address() == declared.address, "{} is no 10.77.0.N", declared.address);
             let policy = node.directory().join("policy.xml");
             fs::write(&policy, setting.policy)?;
