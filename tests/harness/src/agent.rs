@@ -34,9 +34,9 @@ pub struct Config {
     pub state: PathBuf,
     /// Whether a drop is only counted.
     pub observe: bool,
-    /// The label's domain of interpretation.
+    /// The label's domain of interpretation, eight hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub doi: Option<u32>,
+    pub doi: Option<String>,
     /// Who may run commands in which zones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub run: Vec<Run>,
@@ -123,6 +123,15 @@ impl Agent {
     #[must_use]
     pub fn stderr(&self) -> String {
         self.process.stderr()
+    }
+
+    /// Sends a signal, e.g. SIGHUP to read the policy and the keys again.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// Kills it with SIGKILL; what it pinned enforces on.
