@@ -23,17 +23,18 @@ use crate::packet::{ETH_LEN, IP_LEN, Source, Window};
 #[btf_map]
 static MAC_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
-/// What a message needs beyond registers. In a map, because the stack holds no such thing.
+/// One message at work. In a map, because the stack has no room for it.
 #[repr(C)]
 struct Work {
     scratch: Scratch,
     header: Header,
-    payload: Option<Payload>,
+    payload: Payload,
     icv: Icv,
 }
 
 /// What of a packet the ICV covers besides its header.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Payload {
     /// Where the transport header begins, in the terms of the [`Source`].
     pub(crate) at: u32,
@@ -60,30 +61,35 @@ pub(crate) fn icv(
     // SAFETY: this CPU's own element, and no other reference to it lives meanwhile.
     let work = unsafe { &mut *MAC_WORK.get_ptr_mut(0).ok_or(DropReason::NoMemory)? };
     work.header = *header;
+    let Some(payload) = payload else {
+        of_header(suite, key, work);
+        return Ok(work.icv);
+    };
     work.payload = payload;
     match source {
-        Source::Skb(skb) | Source::SkbNetwork(skb) => out_of_line(Skb(skb), suite, key, work),
-        Source::Xdp(xdp) => out_of_line(Xdp(xdp), suite, key, work),
+        Source::Skb(skb) | Source::SkbNetwork(skb) => of_packet(Skb(skb), suite, key, work),
+        Source::Xdp(xdp) => of_packet(Xdp(xdp), suite, key, work),
     }?;
     Ok(work.icv)
 }
 
 #[inline(never)]
-fn out_of_line<P: Load>(
+fn of_header(suite: Suite, key: &MacKey, work: &mut Work) {
+    work.icv = icv::of_header(suite, key, &work.header, &mut work.scratch);
+}
+
+#[inline(never)]
+fn of_packet<P: Load>(
     packet: P,
     suite: Suite,
     key: &MacKey,
     work: &mut Work,
 ) -> Result<(), DropReason> {
-    let scratch = &mut work.scratch;
-    work.icv = match work.payload {
-        None => icv::of_header(suite, key, &work.header, scratch),
-        Some(payload) if payload.len > PAYLOAD_MAX => return Err(DropReason::TooBig),
-        Some(payload) => {
-            scratch.begin(suite, key, &work.header);
-            cover(packet, suite, payload, scratch)?
-        }
-    };
+    if work.payload.len > PAYLOAD_MAX {
+        return Err(DropReason::TooBig);
+    }
+    work.scratch.begin(suite, key, &work.header);
+    work.icv = cover(packet, suite, work.payload, &mut work.scratch)?;
     Ok(())
 }
 
@@ -158,7 +164,7 @@ unsafe extern "C" fn step<P: Load>(_index: u64, context: *mut c_void) -> i64 {
     // SAFETY: what `cover` passed.
     let walk = unsafe { &mut *context.cast::<Walk<'_, P>>() };
     walk.scratch.absorb(walk.suite);
-    walk.scratch.block = [0; 8];
+    walk.scratch.wipe();
     i64::from(walk.load(0, BLOCK_LEN).is_none())
 }
 
