@@ -44,8 +44,8 @@ struct Auth {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
-    let Command::Decode { hex } = &args.command;
-    let bytes = bytes(&hex.concat())?;
+    let Command::Decode { hex: words } = &args.command;
+    let bytes = bytes(&words.concat())?;
     let option = match LabelOption::parse(&bytes) {
         Ok(option) => option,
         Err(error) => {
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
             payload_covered: auth.flags.payload_covered(),
             segments: auth.flags.segments(),
             seq: auth.seq_low,
-            icv: auth.icv.iter().map(|byte| format!("{byte:02x}")).collect(),
+            icv: hex(&auth.icv),
         }),
     };
     if global.output == Format::Table {
@@ -90,6 +90,11 @@ fn table(decoded: &Decoded) -> Result<()> {
     }
     table.print(&mut io::stdout().lock())?;
     Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
 }
 
 fn bytes(text: &str) -> Result<Vec<u8>> {

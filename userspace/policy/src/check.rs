@@ -64,7 +64,9 @@ fn ids(rule: &Rule) -> Ids {
 struct Checker<'p> {
     policy: &'p Policy,
     perimeter: HashSet<Label>,
-    /// The kernels' ScIDs that are no declared zones.
+    /// A ScID of each host of the perimeter.
+    hosts: HashMap<u32, u32>,
+    /// The ids of kernels that are no declared zones.
     kernels: BTreeSet<u32>,
 }
 
@@ -78,6 +80,7 @@ impl<'p> Checker<'p> {
         Self {
             policy,
             perimeter: policy.perimeter.iter().map(|host| host.label).collect(),
+            hosts: policy.perimeter.iter().map(|host| (host.label.snid, host.label.scid)).collect(),
             kernels: kernels.collect(),
         }
     }
@@ -177,8 +180,8 @@ impl<'p> Checker<'p> {
                 (scid != ANY && policy.zone(scid).is_none() && !kernel).then_some(kernel_elsewhere)
             }
             (_, None) if scid == ANY || self.perimeter.contains(&Label { snid, scid }) => None,
-            (_, None) => Some(match policy.perimeter.iter().find(|host| host.label.snid == snid) {
-                Some(host) => format!("the perimeter host {snid} has ScID {}", host.label.scid),
+            (_, None) => Some(match self.hosts.get(&snid) {
+                Some(host) => format!("the perimeter host {snid} has ScID {host}"),
                 None => format!("no node {snid} is declared"),
             }),
         }

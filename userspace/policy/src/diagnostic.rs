@@ -253,11 +253,20 @@ impl Findings {
         }
     }
 
+    /// Adds an error that is dear to make, unless it would only be counted.
+    pub(crate) fn error(&mut self, make: impl FnOnce() -> Diagnostic) {
+        if self.errors < MAX_FINDINGS {
+            self.push(make());
+        } else {
+            self.errors += 1;
+        }
+    }
+
     pub(crate) fn has_errors(&self) -> bool {
         self.errors > 0
     }
 
-    pub(crate) fn into_report(self, source: Source) -> Report {
+    pub(crate) fn into_report(self, source: &Source) -> Report {
         let mut report = self.report;
         report.more_errors = self.errors.saturating_sub(MAX_FINDINGS);
         report.more_warnings = self.warnings.saturating_sub(MAX_FINDINGS);

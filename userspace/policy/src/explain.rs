@@ -71,7 +71,7 @@ impl Policy {
         };
         let what = match target {
             Some(target) => format!("{} from {source} to {target}", permission.name),
-            None => format!("{} to {source}", permission.name),
+            None => format!("{} for {source}", permission.name),
         };
         let none = format!("no rule of class {class} grants {what}");
         match (class, target) {
@@ -87,7 +87,7 @@ impl Policy {
                         );
                         Explanation::new(false, line, reason)
                     }
-                    _ => self.answer(self.open(source, target), &what, none),
+                    _ => self.answer(self.open(source, target), &what, &none),
                 }
             }
             (Class::Socket, Some(_)) => {
@@ -95,12 +95,12 @@ impl Policy {
                     format!("{} is a local permission: ask without a target", permission.name);
                 Explanation::new(false, None, reason)
             }
-            (Class::Socket, None) => self.answer(self.local(source, permission.bit), &what, none),
+            (Class::Socket, None) => self.answer(self.local(source, permission.bit), &what, &none),
             (Class::Network, Some(target)) => {
                 let none = format!(
                     "no rule of class NETWORK or SOCKET admits packets from {source} to {target}"
                 );
-                self.answer(self.receive(source, target), &what, none)
+                self.answer(self.receive(source, target), &what, &none)
             }
             (Class::Network, None) => Explanation::new(
                 false,
@@ -108,12 +108,12 @@ impl Policy {
                 "class NETWORK is about a source and a target: name both".to_owned(),
             ),
             (Class::Process | Class::Transition, _) => {
-                self.answer(self.process(source, permission.bit), &what, none)
+                self.answer(self.process(source, permission.bit), &what, &none)
             }
         }
     }
 
-    fn answer(&self, outcome: Outcome, what: &str, none: String) -> Explanation {
+    fn answer(&self, outcome: Outcome, what: &str, none: &str) -> Explanation {
         let line = outcome.decision.line();
         let alarm = if outcome.alarm { "; it raises an alarm" } else { "" };
         match outcome.decision {
@@ -137,24 +137,20 @@ impl Policy {
                 "class TRANSITION is about a process and a program's file: name both".to_owned();
             return Explanation::new(false, None, reason);
         };
-        match self.transition(source.scid, binary.scid) {
-            Some(rule) => {
-                let reason = format!(
-                    "a process of {} that executes a file of {} becomes {}",
-                    self.zone_text(source.scid),
-                    self.zone_text(binary.scid),
-                    self.zone_text(rule.new)
-                );
-                Explanation::new(true, Some(rule.line), reason)
-            }
-            None => {
-                let reason = format!(
-                    "no rule of class TRANSITION covers parent {} and binary {}: the ScID stays",
-                    source.scid, binary.scid
-                );
-                Explanation::new(false, None, reason)
-            }
-        }
+        let Some(rule) = self.transition(source.scid, binary.scid) else {
+            let reason = format!(
+                "no rule of class TRANSITION covers parent {} and binary {}: the ScID stays",
+                source.scid, binary.scid
+            );
+            return Explanation::new(false, None, reason);
+        };
+        let reason = format!(
+            "a process of {} that executes a file of {} becomes {}",
+            self.zone_text(source.scid),
+            self.zone_text(binary.scid),
+            self.zone_text(rule.new)
+        );
+        Explanation::new(true, Some(rule.line), reason)
     }
 
     /// Why nothing can have this label, if so.

@@ -9,6 +9,7 @@
 //! or every error it found; [`Policy::rules_for`] lowers it to one node's sorted maps; the
 //! reference decisions ([`Policy::open`], [`Policy::receive`]) read the rules one by one, and the
 //! tests hold the maps against them. Callers: `sigild`, `sigil-server`, `labelctl policy`.
+#![expect(clippy::similar_names, reason = "SnID and ScID are the domain's own words")]
 
 mod check;
 mod decide;
@@ -58,12 +59,12 @@ pub fn compile(name: &str, bytes: &[u8], in_force: Option<u64>) -> Result<Compil
     let mut found = diagnostic::Findings::default();
     let policy = scan::scan(bytes, &mut found)
         .and_then(|text| parse::parse(text, &mut found))
-        .and_then(|document| resolve::resolve(&document, &source, in_force, &mut found));
+        .map(|document| resolve::resolve(&document, &source, in_force, &mut found));
     if let Some(policy) = &policy {
         check::check(policy, &mut found);
     }
     let failed = found.has_errors();
-    let report = found.into_report(source);
+    let report = found.into_report(&source);
     match policy {
         Some(policy) if !failed => Ok(Compiled { policy, warnings: report }),
         _ => Err(report),

@@ -180,7 +180,7 @@ pub(crate) fn parse<'a>(text: &'a str, found: &mut Findings) -> Option<Document<
 
 fn element<'a>(text: &'a str, node: XmlNode<'_, 'a>, found: &mut Findings) -> Option<Element<'a>> {
     let Some(shape) = SHAPES.iter().find(|shape| is(node, shape.name)) else {
-        found.push(unknown(node, "DSP", SHAPES.iter().map(|shape| shape.name)));
+        found.error(|| unknown(node, "DSP", SHAPES.iter().map(|shape| shape.name)));
         return None;
     };
     attributes(node, &[], found);
@@ -188,7 +188,9 @@ fn element<'a>(text: &'a str, node: XmlNode<'_, 'a>, found: &mut Findings) -> Op
     let mut children: Vec<(&'static str, Text<'a>)> = Vec::with_capacity(shape.children.len());
     for child in node.children().filter(XmlNode::is_element) {
         let Some((name, _, most)) = shape.children.iter().find(|(name, ..)| is(child, name)) else {
-            found.push(unknown(child, shape.name, shape.children.iter().map(|(name, ..)| *name)));
+            found.error(|| {
+                unknown(child, shape.name, shape.children.iter().map(|(name, ..)| *name))
+            });
             continue;
         };
         attributes(child, &[], found);

@@ -23,18 +23,26 @@ pub(crate) fn resolve(
     source: &Source,
     in_force: Option<u64>,
     found: &mut Findings,
-) -> Option<Policy> {
-    let mut resolver = Resolver { source, found, nodes: Ids::default(), zones: Ids::default() };
-    let mut policy = Policy::default();
-    policy.cluster = resolver.cluster(document.cluster);
-    policy.serial = resolver.serial(document.serial, in_force);
+) -> Policy {
+    let mut resolver = Resolver {
+        source,
+        found,
+        nodes: Ids::default(),
+        zones: Ids::default(),
+        addresses: HashMap::new(),
+    };
+    let mut policy = Policy {
+        cluster: resolver.cluster(document.cluster),
+        serial: resolver.serial(document.serial, in_force),
+        ..Policy::default()
+    };
     resolver.zones(document, &mut policy);
     resolver.nodes(document, &mut policy);
     resolver.perimeter(document, &mut policy);
     resolver.pairs(document, &mut policy);
     resolver.ports(document, &mut policy);
     resolver.rules(document, &mut policy);
-    Some(policy)
+    policy
 }
 
 /// The ids of one kind, and their names.
@@ -103,6 +111,8 @@ struct Resolver<'s, 'f, 'd> {
     found: &'f mut Findings,
     nodes: Ids<'d>,
     zones: Ids<'d>,
+    /// Whose each address is.
+    addresses: HashMap<Ipv4Addr, Span>,
 }
 
 impl<'d> Resolver<'_, '_, 'd> {
@@ -151,14 +161,13 @@ impl<'d> Resolver<'_, '_, 'd> {
 
     fn nodes(&mut self, document: &Document<'d>, policy: &mut Policy) {
         let kernel = policy.kernel_scid();
-        let mut owners: HashMap<Ipv4Addr, Span> = HashMap::new();
         for element in of(document, Kind::Node) {
             let snid =
                 element.one("SnID").and_then(|text| Some((self.id(text, "an SnID")?, text.span)));
             let snid = self.nodes.declare("SnID", snid, self.found);
             self.nodes.name("node", element.one("name"), snid, self.found);
             let mut addresses: Vec<Ipv4Addr> =
-                element.all("address").filter_map(|text| self.address(text, &mut owners)).collect();
+                element.all("address").filter_map(|text| self.address(text)).collect();
             addresses.sort_unstable();
             let kernel_scid =
                 element.one("kernel").and_then(|text| self.scid(text, Also::Implicit));
@@ -178,11 +187,7 @@ impl<'d> Resolver<'_, '_, 'd> {
         policy.nodes.sort_by_key(|node| node.snid);
     }
 
-    fn address(
-        &mut self,
-        text: Text<'d>,
-        owners: &mut HashMap<Ipv4Addr, Span>,
-    ) -> Option<Ipv4Addr> {
+    fn address(&mut self, text: Text<'d>) -> Option<Ipv4Addr> {
         let hint = "a node has one address or more, each like 10.77.0.1, without a prefix length";
         let Ok(address) = text.text.parse::<Ipv4Addr>() else {
             let message = format!("`{}` is no IPv4 address", text.text);
@@ -196,7 +201,7 @@ impl<'d> Resolver<'_, '_, 'd> {
             self.found.push(Diagnostic::error("dsp::address", text.span, message).hint(hint));
             return None;
         }
-        match owners.entry(address) {
+        match self.addresses.entry(address) {
             Entry::Vacant(free) => {
                 free.insert(text.span);
                 Some(address)
@@ -212,8 +217,7 @@ impl<'d> Resolver<'_, '_, 'd> {
         let mut prefixes: HashMap<(Ipv4Addr, u8), Span> = HashMap::new();
         let mut hosts: HashMap<u32, Span> = HashMap::new();
         for element in of(document, Kind::Perimeter) {
-            let prefix =
-                element.one("address").and_then(|text| self.prefix(text, policy, &mut prefixes));
+            let prefix = element.one("address").and_then(|text| self.prefix(text, &mut prefixes));
             let snid = element.one("SnID").and_then(|text| {
                 let snid = self.id(text, "an SnID")?;
                 if policy.node(snid).is_some() {
@@ -253,7 +257,6 @@ impl<'d> Resolver<'_, '_, 'd> {
     fn prefix(
         &mut self,
         text: Text<'d>,
-        policy: &Policy,
         taken: &mut HashMap<(Ipv4Addr, u8), Span>,
     ) -> Option<(Ipv4Addr, u8)> {
         let (address, length) = text.text.split_once('/').unwrap_or((text.text, "32"));
@@ -276,11 +279,14 @@ impl<'d> Resolver<'_, '_, 'd> {
             self.found.push(Diagnostic::error("dsp::address", text.span, message).hint(hint));
             return None;
         }
-        let owner = policy.nodes.iter().find(|node| node.addresses.contains(&address));
-        if let Some(owner) = owner.filter(|_| length == 32) {
-            let message = format!("{address} is an address of node {}", owner.name);
+        if let Some(owner) = self.addresses.get(&address).filter(|_| length == 32) {
+            let message = format!("{address} is the address of a node");
             let hint = "packets of a node carry a label; only other hosts belong in the perimeter";
-            self.found.push(Diagnostic::error("dsp::perimeter", text.span, message).hint(hint));
+            self.found.push(
+                Diagnostic::error("dsp::perimeter", text.span, message)
+                    .also(*owner, "the node's")
+                    .hint(hint),
+            );
             return None;
         }
         match taken.entry((address, length)) {
@@ -451,13 +457,15 @@ impl<'d> Resolver<'_, '_, 'd> {
                 mask |= permission.bit;
                 continue;
             }
-            let names = class.permissions().iter().map(|permission| permission.name);
-            let hint = match closest(word, names.clone()) {
-                Some(close) => format!("did you mean {close}?"),
-                None => format!("class {class} has: {}", names.collect::<Vec<_>>().join(" ")),
-            };
-            let message = format!("class {class} has no permission `{}`", shown(word));
-            self.found.push(Diagnostic::error("dsp::permission", span, message).hint(hint));
+            self.found.error(|| {
+                let names = class.permissions().iter().map(|permission| permission.name);
+                let hint = match closest(word, names.clone()) {
+                    Some(close) => format!("did you mean {close}?"),
+                    None => format!("class {class} has: {}", names.collect::<Vec<_>>().join(" ")),
+                };
+                let message = format!("class {class} has no permission `{}`", shown(word));
+                Diagnostic::error("dsp::permission", span, message).hint(hint)
+            });
         }
         if list.text.is_empty() {
             let hint = format!("class {class} has: {}", class.names(u32::MAX).join(" "));
@@ -571,20 +579,18 @@ fn reference(
         if ids.declared.contains_key(&id) || implicit == Some(id) {
             return Some(id);
         }
-        found.push(undeclared(text, what, ids));
+        found.error(|| undeclared(text, what, ids));
         return None;
     }
     if !is_name(word) {
         found.push(bad_name(text));
         return None;
     }
-    match ids.names.get(word) {
-        Some((id, _)) => *id,
-        None => {
-            found.push(undeclared(text, what, ids));
-            None
-        }
+    if let Some((id, _)) = ids.names.get(word) {
+        return *id;
     }
+    found.error(|| undeclared(text, what, ids));
+    None
 }
 
 fn undeclared(text: Text<'_>, what: &str, ids: &Ids<'_>) -> Diagnostic {

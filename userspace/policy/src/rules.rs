@@ -220,6 +220,7 @@ fn rows<S: Serializer, K: Columns, V: Columns>(rows: &[(K, V)], to: S) -> Result
     seq.end()
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a field so")]
 fn label<S: Serializer>(label: &Label, to: S) -> Result<S::Ok, S::Error> {
     label.shown().serialize(to)
 }

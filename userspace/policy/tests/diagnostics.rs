@@ -1,4 +1,5 @@
 //! Every diagnostic, as an operator sees it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use sigil_policy::{MAX_BYTES, compile};
@@ -60,6 +61,12 @@ fn not_even_a_document() {
         "entity",
         shown(around("<zone><ScID>3</ScID><name>&web;</name></zone>").as_bytes(), None)
     );
+}
+
+#[test]
+fn a_long_start_tag() {
+    let long = format!("<DSP cluster='{}' serial='1'/>", "x".repeat(5000));
+    assert!(shown(long.as_bytes(), None).starts_with("dsp::tag"));
 }
 
 #[test]

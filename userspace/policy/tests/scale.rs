@@ -86,9 +86,9 @@ fn a_document_as_large_as_allowed() {
     let target = if cfg!(debug_assertions) { 4 << 20 } else { sigil_policy::MAX_BYTES - 400 };
     let mut n = 0;
     while text.len() < target {
-        write!(
+        writeln!(
             text,
-            "<SOCKET_class_rule><sSnID>{}</sSnID><sScID>{}</sScID><tSnID>1</tSnID><tScID>{}</tScID><allow>CREATE</allow></SOCKET_class_rule>\n",
+            "<SOCKET_class_rule><sSnID>{}</sSnID><sScID>{}</sScID><tSnID>1</tSnID><tScID>{}</tScID><allow>CREATE</allow></SOCKET_class_rule>",
             1 + n % 300,
             1 + n / 300 % 300,
             1 + n / 90_000
@@ -100,6 +100,29 @@ fn a_document_as_large_as_allowed() {
     let compiled =
         in_time(&format!("{n} rules as text"), || compile("scale", text.as_bytes(), None)).unwrap();
     in_time("lowering them", || compiled.policy.rules_for(1)).unwrap();
+}
+
+#[test]
+fn a_hostile_document_is_refused_in_time() {
+    let attributes = (0..200_000).map(|n| format!(" a{n}=''")).collect::<Vec<_>>().concat();
+    for (what, body) in [
+        ("elements", "<a/>".repeat(1 << 20)),
+        ("nesting", "<node>".repeat(1 << 20)),
+        ("attributes", format!("<node{attributes}/>")),
+        ("entities", "&a;".repeat(1 << 20)),
+        ("text", format!("<zone><ScID>{}</ScID></zone>", "9".repeat(1 << 20))),
+        (
+            "permissions",
+            format!(
+                "<PROCESS_class_rule><sSnID>*</sSnID><sScID>*</sScID><allow>{}</allow></PROCESS_class_rule>",
+                "FROK ".repeat(1 << 20)
+            ),
+        ),
+    ] {
+        let text = format!("<DSP cluster='scale' serial='1'>{body}</DSP>");
+        let report = in_time(what, || compile("hostile", text.as_bytes(), None)).unwrap_err();
+        in_time("its report", || report.to_string());
+    }
 }
 
 #[test]
