@@ -7,9 +7,9 @@ use super::scratch::{BLOCK_LEN, Scratch};
 use super::{HEADER_LEN, Header, Icv, MacKey, from_words};
 
 /// Bytes of a chunk, the leaf of BLAKE3's tree.
-pub(super) const CHUNK_LEN: u32 = CHUNK_BLOCKS as u32 * BLOCK_LEN;
+pub(super) const CHUNK_LEN: u32 = 1024;
 
-const CHUNK_BLOCKS: u64 = 16;
+const CHUNK_BLOCKS: u64 = (CHUNK_LEN / BLOCK_LEN) as u64;
 
 const CHUNK_START: u32 = 1;
 const CHUNK_END: u32 = 2;
@@ -96,7 +96,7 @@ pub(super) fn of_header(key: &MacKey, header: &Header, scratch: &mut Scratch) ->
 #[inline(always)]
 fn take(scratch: &mut Scratch, len: u32, end: u32) {
     let mut flags = KEYED | end;
-    if scratch.absorbed % CHUNK_BLOCKS == 0 {
+    if scratch.absorbed.is_multiple_of(CHUNK_BLOCKS) {
         flags |= CHUNK_START;
         scratch.chain = key_words(&scratch.key);
     }
