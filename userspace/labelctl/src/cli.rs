@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{label, pages, policy};
+use crate::{keys, label, pages, policy};
 
 /// Checks policies, decodes labels, makes keys and talks to the node's agent.
 #[derive(Parser)]
@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Policy(policy::Args),
     /// Read labels of packets
     Label(label::Args),
+    /// Make key files
+    Keys(keys::Args),
     /// Print the completions of a shell
     Completions(pages::CompletionsArgs),
     /// Print the manual page, or write one for each command

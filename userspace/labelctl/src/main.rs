@@ -4,6 +4,7 @@
 //! stderr; exit 0 is yes, 1 is a "no" answer, 2 is wrong usage or failure, and a broken pipe is 0.
 
 mod cli;
+mod keys;
 mod label;
 mod output;
 mod pages;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let answer = match command {
         Command::Policy(args) => policy::run(&args, &global),
         Command::Label(args) => label::run(&args, &global),
+        Command::Keys(args) => keys::run(&args, &global),
         Command::Completions(args) => pages::completions(&args),
         Command::Man(args) => pages::man(&args),
     };

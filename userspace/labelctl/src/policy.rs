@@ -69,7 +69,7 @@ fn compile(file: &Path, node: &str, global: &Global) -> Result<Answer> {
 }
 
 /// The policy in a file; its errors are printed, and make a failure.
-fn load(file: &Path, global: &Global) -> Result<Policy> {
+pub(crate) fn load(file: &Path, global: &Global) -> Result<Policy> {
     match compiled(file, None)? {
         Ok(Compiled { policy, warnings }) => {
             render(&warnings, global)?;

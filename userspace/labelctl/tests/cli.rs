@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -96,6 +97,9 @@ commands! {
     decode_short: "label decode 86:14:10";
     decode_wrong_tlv: "label decode 861410001000070e040600000002060600000001";
     decode_no_hex: "label decode 86xx";
+    keys_dry_run: "keys generate --policy figure3.xml --out keys --epochs 2 --dry-run";
+    keys_json: "keys generate --policy figure3.xml --out keys --suite blake3-96 -o json";
+    keys_epochs: "keys generate --policy figure3.xml --out keys --epochs 9";
     usage: "policy explain figure3.xml";
     help: "--help";
     help_policy: "policy --help";
@@ -118,6 +122,26 @@ fn a_document_comes_from_stdin_too() {
         labelctl(Path::new("/"), &["policy", "check", "-"]).stdin(document).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(said, "stdin: ok: cluster lab, serial 1: 2 nodes, 1 zone, 2 rules\n");
+}
+
+#[test]
+fn keys_are_written_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let policy = format!("{EXAMPLES}/figure3.xml");
+    let run = || {
+        let arguments = ["keys", "generate", "--policy", &policy, "--out", "keys"];
+        labelctl(directory.path(), &arguments).output().unwrap()
+    };
+    assert!(run().status.success());
+    let files =
+        || fs::read_dir(directory.path().join("keys")).unwrap().map(|entry| entry.unwrap().path());
+    let modes = files().map(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777);
+    assert_eq!(modes.collect::<Vec<_>>(), [0o600, 0o600]);
+    let first: Vec<_> = files().map(|path| fs::read(path).unwrap()).collect();
+    let again = run();
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8(again.stderr).unwrap().contains("not overwritten"));
+    assert_eq!(files().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>(), first);
 }
 
 #[test]

@@ -13,9 +13,9 @@ use sigil_policy::{
     Class, Decision, NodeRules, Outcome, Policy, VerdictEntry, VerdictKey, compile,
 };
 
-/// Ids that a rule may name: two nodes, a perimeter host, two zones, the kernel, any.
+/// Ids that a rule may name: two nodes, a perimeter host, four zones, the kernel, any.
 const SNIDS: [&str; 5] = ["1", "2", "3", "900", "*"];
-const SCIDS: [&str; 5] = ["10", "20", "30", "kernel", "*"];
+const SCIDS: [&str; 6] = ["10", "20", "30", "40", "kernel", "*"];
 const SOCKET: [&str; 5] = ["CREATE", "CREATE", "CONNECT", "SEND", "RECEIVE"];
 const LOCAL: [&str; 4] = ["CREATE", "BIND", "CONNECT", "SEND"];
 const PROCESS: [&str; 2] = ["FORK", "EXECVE"];
@@ -30,7 +30,7 @@ struct RandomRule {
 }
 
 fn rule() -> impl Strategy<Value = RandomRule> {
-    (0u8..8, (0usize..5, 0usize..5), (0usize..5, 0usize..5), 0u8..8, 0usize..20).prop_map(
+    (0u8..8, (0usize..5, 0usize..5), (0usize..6, 0usize..6), 0u8..8, 0usize..20).prop_map(
         |(shape, snids, scids, verb, permission)| RandomRule {
             shape,
             snids,
@@ -70,6 +70,7 @@ fn document(rules: &[RandomRule], own_kernel: bool) -> String {
 <zone><ScID>10</ScID></zone>
 <zone><ScID>20</ScID><protection>integrity</protection></zone>
 <zone><ScID>30</ScID><protection>label</protection></zone>
+<zone><ScID>40</ScID></zone>
 <pair><ScID>10</ScID><ScID>30</ScID><protection>integrity</protection></pair>
 <node><SnID>3</SnID><address>10.0.0.3</address></node>
 <perimeter><address>10.0.9.0/24</address><SnID>900</SnID><ScID>30</ScID></perimeter>
@@ -99,7 +100,7 @@ fn compiled(rules: &[RandomRule], own_kernel: bool) -> Policy {
 fn universe() -> impl Iterator<Item = Label> + Clone {
     [1, 2, 3, 4, 900]
         .into_iter()
-        .flat_map(|snid| [0, 10, 20, 30, 40, KERNEL_SCID].map(|scid| Label { snid, scid }))
+        .flat_map(|snid| [0, 10, 20, 30, 40, 50, KERNEL_SCID].map(|scid| Label { snid, scid }))
 }
 
 fn entry(rules: &NodeRules, peer: Label, scid: u32) -> VerdictEntry {
@@ -163,7 +164,7 @@ fn agree(policy: &Policy, snid: u32) {
 
 fn some_zone_is_the_union(policy: &Policy, rules: &NodeRules) {
     for snid in policy.nodes.iter().map(|node| node.snid) {
-        for local in [10, 20, 30, KERNEL_SCID] {
+        for local in [10, 20, 30, 40, KERNEL_SCID] {
             let zones = policy
                 .zones
                 .iter()
