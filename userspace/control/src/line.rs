@@ -16,7 +16,9 @@ pub enum Error {
         limit: usize,
     },
     /// The other side speaks another version.
-    #[error("the message has version {theirs}, and this side speaks {VERSION}: install labelctl and sigild of the same release")]
+    #[error(
+        "the message has version {theirs}, and this side speaks {VERSION}: install labelctl and sigild of the same release"
+    )]
     Version {
         /// The version in the message.
         theirs: u32,

@@ -91,7 +91,11 @@ fn deep_nesting_ends_in_an_error() {
 
 #[test]
 fn a_document_over_the_limit_is_not_sent() {
-    let request = Request::Load { name: String::new(), document: "x".repeat(MAX_SMALL_REQUEST), dry_run: false };
+    let request = Request::Load {
+        name: String::new(),
+        document: "x".repeat(MAX_SMALL_REQUEST),
+        dry_run: false,
+    };
     assert!(matches!(encode(&request, MAX_SMALL_REQUEST), Err(Error::TooLong { .. })));
 }
 

@@ -1,0 +1,119 @@
+//! `sigild`, the Security Manager: one per node.
+//!
+//! It puts a policy and keys into the kernel, keeps them there, and answers `labelctl`. What it put
+//! there is pinned and enforces without it: no exit, failure or panic takes anything off; only
+//! `--detach` does. Whoever starts next adopts what is pinned.
+
+mod authorise;
+mod config;
+mod confine;
+mod feed;
+mod keys;
+mod lock;
+mod names;
+mod node;
+mod notify;
+mod peer;
+mod policy;
+mod report;
+mod seats;
+mod serve;
+mod zone;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Parser;
+use sigil_datapath::Datapath;
+
+use config::Config;
+use lock::Lock;
+use node::Node;
+use notify::Notify;
+
+/// Puts a node's part of a policy in force and keeps it there.
+#[derive(Parser)]
+#[command(name = "sigild", version)]
+#[command(
+    after_help = "SIGHUP reads the policy and the keys again. SIGTERM ends the agent; what it \
+                        enforces stays in force until --detach.\n\
+                        Exit status: 0, or 2 for wrong usage or failure."
+)]
+struct Cli {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/sigil/sigild.toml")]
+    config: PathBuf,
+    /// Take everything off this node: enforcement ends
+    #[arg(long, conflicts_with = "check")]
+    detach: bool,
+    /// Read the configuration, the keys and the policy, say whether they are good, change nothing
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr();
+    exit_on_panic();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell when stderr is gone.
+            let _ = writeln!(io::stderr(), "sigild: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let config = Config::read(&cli.config)?;
+    if cli.check {
+        return node::check(&config);
+    }
+    confine::refuse_foreign_pid_namespace()?;
+    let _lock = Lock::take(&config.state)?;
+    let options = config.options()?;
+    if cli.detach {
+        let was_there = Datapath::detach(&options)?;
+        tracing::info!("{}", if was_there { "detached" } else { "nothing was attached" });
+        return Ok(());
+    }
+    confine::hide_memory();
+    let listener = serve::bind(&config)?;
+    let config = Arc::new(config);
+    let (node, events) = Node::start(Arc::clone(&config), &options)?;
+    // Capabilities belong to threads: those of the runtime start after this and inherit.
+    confine::drop_privileges()?;
+    serve::run(config, node, events, listener, &Notify::from_env())
+}
+
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into());
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter.from_env_lossy())
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && !plain)
+        .with_target(false);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().init();
+    } else {
+        log.init();
+    }
+}
+
+/// A thread that panicked may have left anything half done. The process ends at once and runs no
+/// destructor; the kernel goes on enforcing, and the next agent adopts it.
+fn exit_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let _ = writeln!(
+            io::stderr(),
+            "sigild: {panic}\nsigild: this is a bug; enforcement goes on, start the agent again"
+        );
+        std::process::exit(2);
+    }));
+}

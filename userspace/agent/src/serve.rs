@@ -1,0 +1,267 @@
+//! The running agent: clients, signals and upkeep.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use sigil_control::{
+    Failure, FailureKind, Lines, MAX_REPLY, MAX_REQUEST, MAX_SMALL_REQUEST, Reply, Request, decode,
+    encode,
+};
+use sigil_datapath::Events;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::authorise::Permit;
+use crate::config::Config;
+use crate::feed::{self, Line};
+use crate::node::Node;
+use crate::notify::Notify;
+use crate::peer::Peer;
+use crate::policy::Document;
+use crate::seats::{Guest, Seats};
+
+/// A request must be here by then, a reply gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+const UPKEEP: Duration = Duration::from_secs(1);
+/// Every so many upkeeps the kernel's side is looked over as well.
+const MAINTAIN: u32 = 3;
+
+/// Makes the control socket. Clients that come before the agent is ready wait in it.
+pub(crate) fn bind(config: &Config) -> Result<net::UnixListener> {
+    const ROOT_ONLY: u32 = 0o600;
+    // Every request is authorised; who is in no [[run]] gets nothing but a refusal.
+    const EVERYONE: u32 = 0o666;
+    let path = &config.socket;
+    let unusable = || format!("cannot use the socket {}", path.display());
+    if let Some(directory) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(directory).with_context(unusable)?;
+    }
+    if let Ok(there) = fs::symlink_metadata(path) {
+        if !there.file_type().is_socket() {
+            bail!("{} is no socket: remove it, or set another `socket`", path.display());
+        }
+        if net::UnixStream::connect(path).is_ok() {
+            bail!("another process serves {}: stop it, or set another `socket`", path.display());
+        }
+        fs::remove_file(path).with_context(unusable)?;
+    }
+    let listener = net::UnixListener::bind(path).with_context(unusable)?;
+    let mode = if config.run.is_empty() { ROOT_ONLY } else { EVERYONE };
+    fs::set_permissions(path, Permissions::from_mode(mode)).with_context(unusable)?;
+    listener.set_nonblocking(true).with_context(unusable)?;
+    Ok(listener)
+}
+
+/// Serves until SIGTERM or SIGINT. What is enforced stays in force.
+pub(crate) fn run(
+    config: Arc<Config>,
+    node: Node,
+    events: Events,
+    listener: net::UnixListener,
+    notify: &Notify,
+) -> Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let served = runtime.block_on(serve(config, node, events, listener, notify));
+    notify.send("STOPPING=1");
+    // A reload that is under way gets its time; a watcher does not.
+    runtime.shutdown_timeout(PATIENCE);
+    served
+}
+
+async fn serve(
+    config: Arc<Config>,
+    node: Node,
+    events: Events,
+    listener: net::UnixListener,
+    notify: &Notify,
+) -> Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listener = UnixListener::from_std(listener)?;
+    let (watchers, _) = broadcast::channel(feed::QUEUE);
+    let mut feed = feed::start(events, node.names(), watchers.clone())?;
+    let socket = config.socket.clone();
+    let agent =
+        Arc::new(Agent { config, node: Mutex::new(node), watchers, seats: Seats::default() });
+    tokio::spawn(accept(Arc::clone(&agent), listener));
+    let mut ticks = interval(UPKEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tick = 0u32;
+    notify.send("READY=1");
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            error = &mut feed => {
+                return Err(error?.context("events are no longer read: start the agent again"));
+            }
+            _ = hangup.recv() => {
+                notify.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_usec()));
+                let reloaded = agent.with_node(|node| node.reload(false)).await?;
+                let outcome = match &reloaded {
+                    Ok(loaded) => format!("serial {} is in force", loaded.serial),
+                    Err(failure) => format!("not reloaded, serial stays: {}", first_line(&failure.message)),
+                };
+                if let Err(failure) = reloaded {
+                    tracing::error!("not reloaded, what was in force stays:\n{}", failure.message.trim_end());
+                }
+                notify.send(&format!("READY=1\nSTATUS={outcome}"));
+            }
+            _ = ticks.tick() => {
+                tick = tick.wrapping_add(1);
+                let maintain = tick.is_multiple_of(MAINTAIN);
+                agent.with_node(move |node| node.upkeep(maintain)).await?;
+                notify.send("WATCHDOG=1");
+            }
+        }
+    }
+    tracing::info!("ending; what is in force stays in force");
+    // The next agent would replace it anyway.
+    let _ = fs::remove_file(&socket);
+    agent.with_node(Node::persist).await?.context("counters are not saved")
+}
+
+fn monotonic_usec() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1000
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default()
+}
+
+/// What clients share.
+struct Agent {
+    config: Arc<Config>,
+    node: Mutex<Node>,
+    watchers: broadcast::Sender<Line>,
+    seats: Seats,
+}
+
+impl Agent {
+    /// Does something with the node where it may take its time.
+    async fn with_node<T: Send + 'static>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&mut Node) -> T + Send + 'static,
+    ) -> Result<T> {
+        let agent = Arc::clone(self);
+        Ok(tokio::task::spawn_blocking(move || act(&mut lock(&agent.node))).await?)
+    }
+}
+
+/// A panic ends the process, so nobody sees a poisoned lock.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn accept(agent: Arc<Agent>, listener: UnixListener) {
+    const BREATHER: Duration = Duration::from_millis(100);
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!("a client could not be accepted: {error}");
+                sleep(BREATHER).await;
+                continue;
+            }
+        };
+        match Peer::of(&stream) {
+            Ok(peer) => {
+                tokio::spawn(client(Arc::clone(&agent), stream, peer));
+            }
+            Err(error) => tracing::warn!("a client is not served: {error:#}"),
+        }
+    }
+}
+
+async fn client(agent: Arc<Agent>, mut stream: UnixStream, peer: Peer) {
+    let listed = agent.config.run.iter().any(|grant| grant.uid == peer.uid);
+    let Some(_seat) = agent.seats.take(Guest::of(peer.uid, listed)) else {
+        let message = "too many clients at once: wait, or end some".to_owned();
+        let _ =
+            send(&mut stream, &Reply::Failed(Failure { kind: FailureKind::Busy, message })).await;
+        return;
+    };
+    // Whoever hung up or is too slow has nobody to be told.
+    let _ = converse(&agent, &mut stream, peer).await;
+}
+
+async fn converse(agent: &Arc<Agent>, stream: &mut UnixStream, peer: Peer) -> Result<()> {
+    let limit = if peer.uid == 0 { MAX_REQUEST } else { MAX_SMALL_REQUEST };
+    let request = match timeout(PATIENCE, receive(stream, limit)).await? {
+        Ok(Some(request)) => request,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            let message = format!("{error:#}");
+            let failure = Failure { kind: FailureKind::Malformed, message };
+            return send(stream, &Reply::Failed(failure)).await;
+        }
+    };
+    let (purpose, pid, uid) = (request.purpose(), peer.pid, peer.uid);
+    let reply = agent.with_node(move |node| answer(node, &peer, request)).await?;
+    let reply = reply.unwrap_or_else(|failure| {
+        tracing::warn!(pid, uid, "refused to {purpose}: {}", failure.message.trim_end());
+        Reply::Failed(failure)
+    });
+    if let Reply::Watching { .. } = reply {
+        let events = agent.watchers.subscribe();
+        send(stream, &reply).await?;
+        let (from, to) = stream.split();
+        return feed::follow(from, to, events).await;
+    }
+    send(stream, &reply).await
+}
+
+fn answer(node: &mut Node, peer: &Peer, request: Request) -> Result<Reply, Failure> {
+    let (pid, uid) = (peer.pid, peer.uid);
+    if let Permit::Zone { scid, name } = node.authorise(peer, &request)? {
+        let labelled = node.enter(peer, scid, name)?;
+        tracing::info!(pid, uid, scid, zone = labelled.zone, "process labelled");
+        return Ok(Reply::Labelled(labelled));
+    }
+    Ok(match request {
+        Request::Status => Reply::Status(node.status()),
+        Request::Stats => Reply::Stats(node.stats()?),
+        Request::Load { name, document, dry_run } => {
+            let document = Document { name, bytes: document.into_bytes(), given: true };
+            Reply::Loaded(node.load(&document, dry_run)?)
+        }
+        Request::Reload { dry_run } => Reply::Loaded(node.reload(dry_run)?),
+        Request::Watch => Reply::Watching { snid: node.status().snid },
+        // Its permit is a zone.
+        Request::Run { .. } => {
+            let message = "no zone was permitted".to_owned();
+            return Err(Failure { kind: FailureKind::Refused, message });
+        }
+    })
+}
+
+/// The client's request; nothing when it hung up before it sent one.
+async fn receive(stream: &mut UnixStream, limit: usize) -> Result<Option<Request>> {
+    let mut lines = Lines::new(limit);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let length = stream.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(None);
+        }
+        lines.push(buffer.get(..length).unwrap_or_default());
+        if let Some(line) = lines.next()? {
+            return Ok(Some(decode(&line)?));
+        }
+    }
+}
+
+async fn send(stream: &mut UnixStream, reply: &Reply) -> Result<()> {
+    let line = encode(reply, MAX_REPLY)?;
+    Ok(timeout(PATIENCE, stream.write_all(&line)).await??)
+}
