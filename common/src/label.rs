@@ -10,7 +10,7 @@ pub const KERNEL_SCID: u32 = u32::MAX;
 ///
 /// Both ids are 1..=2^32-1. An id of 0 means *unlabelled*; no wildcard ever grants it anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Label {
     /// Security node id.
     pub snid: u32,

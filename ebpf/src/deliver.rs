@@ -122,7 +122,7 @@ fn slow(
     let own = rules.scid_or_default(state.as_deref().map_or(0, |state| state.scid));
     let target = rules.own(own);
     let (source, protection) = if mark == 0 {
-        let vouched = rules.perimeter(facts.address).ok_or(DropReason::Unlabelled);
+        let vouched = rules.perimeter(facts.address).map_err(|_| DropReason::Unlabelled);
         (vouched.map_err(|r| r.between(Label::default(), target))?, PROTECTION_INTEGRITY)
     } else {
         let known = Rules::label_of(mark::handle(mark)).ok_or(DropReason::NotVerified);

@@ -15,7 +15,7 @@ use crate::{
     packet::{self, ETH_P_IP, Window},
     report,
     rules::Rules,
-    source::Sender,
+    source::{Kind, Sender},
 };
 
 const STAMPED: u32 = 0x5c1d;
@@ -49,9 +49,9 @@ fn label_mark(ctx: &TcContext) -> Option<u32> {
     let ip = if v4 { packet::ipv4(window, ctx.len()).ok()? } else { Ipv4([0; 5]) };
     let transport = if v4 { packet::transport(window, ip) } else { 0 };
     let sender = Sender::of(ctx, &rules, ip, transport);
-    if matches!(sender, Sender::Packet | Sender::Forwarded) {
+    if matches!(sender.kind, Kind::Packet | Kind::Forwarded) {
         return None;
     }
-    let scid = sender.scid(&rules).ok()?;
+    let scid = sender.scid().ok()?;
     Some(mark::pack(rules.socket(scid)?.handle, PROTECTION_INTEGRITY))
 }

@@ -14,10 +14,9 @@ use sigil_common::{
         Scratch, Suite, blocks,
     },
     verdict::DropReason,
-    wire::ipv4::{OPTIONS_MAX, Scan, Scanner},
 };
 
-use crate::packet::{ETH_LEN, IP_LEN, Source, Window};
+use crate::packet::Source;
 
 /// XDP and TC run with softirqs off, so on a CPU one message ends before the next begins.
 #[btf_map]
@@ -188,22 +187,5 @@ impl<P: Load> Walk<'_, P> {
         self.offset += len;
         self.left -= len;
         Some(())
-    }
-}
-
-/// Refuses an application's own options, `len` bytes of them, if one might be taken for a label.
-#[inline(always)]
-pub(crate) fn scan_own_options(window: Window, len: u32) -> Result<(), DropReason> {
-    let mut scanner = Scanner::new();
-    for at in 0..OPTIONS_MAX {
-        if at >= len {
-            break;
-        }
-        scanner.take(window.read(ETH_LEN + IP_LEN + at as usize)?);
-    }
-    match scanner.end() {
-        Scan::Clear => Ok(()),
-        Scan::Foreign => Err(DropReason::ForeignOption),
-        Scan::Malformed => Err(DropReason::BadHeader),
     }
 }

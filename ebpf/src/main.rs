@@ -4,7 +4,7 @@
 //! passes that no rule admitted; see `report` for the one place where a refusal becomes an action.
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(internal_features, reason = "the BPF target has read-modify-write only as intrinsics")]
 
 mod atomic;
@@ -12,6 +12,7 @@ mod deliver;
 mod loopback;
 mod mac;
 mod maps;
+mod own;
 mod packet;
 mod probe;
 mod report;
@@ -21,6 +22,7 @@ mod source;
 mod stamp;
 mod task;
 mod verify;
+mod wide;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {

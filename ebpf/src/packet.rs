@@ -8,8 +8,13 @@ use aya_ebpf::{
 };
 use sigil_common::{
     verdict::DropReason,
-    wire::ipv4::{Ipv4, fold, update},
+    wire::{
+        ipv4::{Ipv4, fold, update},
+        option::Words,
+    },
 };
+
+use crate::wide;
 
 pub(crate) const ETH_LEN: usize = 14;
 pub(crate) const IP_LEN: usize = 20;
@@ -65,6 +70,23 @@ impl Window {
         Ok(unsafe { at.read_unaligned() })
     }
 
+    /// A copy of the five words at `offset`.
+    #[inline(always)]
+    pub(crate) fn words(self, offset: usize) -> Result<Words, DropReason> {
+        let at = self.at::<Words>(offset).ok_or(DropReason::Truncated)?;
+        // SAFETY: `at` is within the packet.
+        Ok(unsafe { wide::load(at) })
+    }
+
+    /// Overwrites the five words at `offset`.
+    #[inline(always)]
+    pub(crate) fn put(self, offset: usize, words: Words) -> Result<(), DropReason> {
+        let at = self.at::<Words>(offset).ok_or(DropReason::Truncated)?;
+        // SAFETY: `at` is within the packet.
+        unsafe { wide::store(at, words) };
+        Ok(())
+    }
+
     #[inline(always)]
     pub(crate) fn ethertype(self) -> Result<u16, DropReason> {
         self.read::<u16>(12).map(u16::from_be)
@@ -74,7 +96,7 @@ impl Window {
 /// Reads and checks the IPv4 header; `len` is that of the frame.
 #[inline(always)]
 pub(crate) fn ipv4(window: Window, len: u32) -> Result<Ipv4, DropReason> {
-    window.read::<Ipv4>(ETH_LEN)?.check(len - ETH_LEN as u32)
+    Ipv4(window.words(ETH_LEN)?).check(len - ETH_LEN as u32)
 }
 
 /// The first four bytes of the transport header as a number, 0 where there are none.
@@ -85,7 +107,11 @@ pub(crate) fn transport(window: Window, ip: Ipv4) -> u32 {
         return 0;
     }
     // The mask changes nothing in a checked header; it bounds the offset for the verifier.
-    u32::from_be(window.read(ETH_LEN + (header & 0x3c) as usize).unwrap_or(0))
+    match window.at::<u32>(ETH_LEN + (header & 0x3c) as usize) {
+        // SAFETY: within the packet.
+        Some(at) => u32::from_be(unsafe { wide::load_one(at) }),
+        None => 0,
+    }
 }
 
 /// The ports in those bytes: source, target.

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use sigil_common::{
     abi::{
         event::{DropEvent, FlowKey, REPORT_INTERVAL_NS, Seen, event_kind, event_slot, pair_key},
-        socket::{COMM, SocketState},
+        socket::{Comm, SocketState},
     },
     verdict::{Hook, SLOT_ACCEPTED, SLOT_SEEN, SLOTS},
     wire::{ipv4::Ipv4, option::Words},
@@ -82,7 +82,7 @@ impl Flow {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Process {
     pid: u32,
-    comm: [u8; COMM],
+    comm: Comm,
 }
 
 impl Process {
@@ -96,6 +96,12 @@ impl Process {
 /// becomes of it.
 #[inline(never)]
 pub(crate) fn refuse(hook: Hook, refused: &Refused, flow: &Flow, process: &Process) -> Fate {
+    refuse_inline(hook, refused, flow, process)
+}
+
+/// [`refuse`], for a caller that is itself a function of its own.
+#[inline(always)]
+pub(crate) fn refuse_inline(hook: Hook, refused: &Refused, flow: &Flow, process: &Process) -> Fate {
     let observing = Rules::observing();
     if observing {
         accepted(hook);

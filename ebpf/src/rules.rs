@@ -94,8 +94,13 @@ impl Rules {
 
     /// The static label of an unlabelled host.
     #[inline(always)]
-    pub(crate) fn perimeter(&self, address: u32) -> Option<Label> {
-        PERIMETER.get(self.bank)?.get(&Key::new(32, address.to_be_bytes())).copied()
+    pub(crate) fn perimeter(&self, address: u32) -> Result<Label, DropReason> {
+        let key = Key::new(32, address.to_be_bytes());
+        let mut label = Label::default();
+        if let Some([snid, scid]) = PERIMETER.get(self.bank).and_then(|map| map.get(&key)) {
+            label = Label { snid: *snid, scid: *scid };
+        }
+        if label.snid == 0 { Err(DropReason::NoPeer) } else { Ok(label) }
     }
 
     #[inline(always)]
@@ -113,14 +118,16 @@ impl Rules {
     /// Where a packet to `address` goes, and to which label, as far as its port tells.
     #[inline(always)]
     pub(crate) fn route(&self, address: u32, protocol: u8, port: u16) -> Result<Route, DropReason> {
+        // Set on every path: the verifier follows no enum.
+        let mut route = Route { peer: Label::default(), node: NO_NODE };
         if let Some(node) = self.node_at(address) {
             let port = if protocol == decide::protocol::ICMP { 0 } else { port };
             let scid = self.port(node.snid, protocol, port).unwrap_or(0);
-            Ok(Route { peer: Label { snid: node.snid, scid }, node: node.node })
-        } else {
-            let peer = self.perimeter(address).ok_or(DropReason::NoPeer)?;
-            Ok(Route { peer, node: NO_NODE })
+            route = Route { peer: Label { snid: node.snid, scid }, node: node.node };
+        } else if let Ok(label) = self.perimeter(address) {
+            route.peer = label;
         }
+        if route.peer.snid == 0 { Err(DropReason::NoPeer) } else { Ok(route) }
     }
 
     /// What the rules hold for a peer and a ScID on this node.

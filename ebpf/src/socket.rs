@@ -3,7 +3,6 @@
 
 use aya_ebpf::{
     bindings::bpf_sock,
-    helpers::bpf_get_current_comm,
     macros::{cgroup_sock, cgroup_sock_addr},
     programs::{SockAddrContext, SockContext},
 };
@@ -13,7 +12,7 @@ use sigil_common::{
         rule::NO_NODE,
         socket::SocketState,
     },
-    decide,
+    decide::{self, Refusal},
     label::Label,
     verdict::{DropReason, Hook},
 };
@@ -21,7 +20,7 @@ use sigil_common::{
 use crate::{
     maps::SOCKETS,
     report::{self, Fate, Flow, Process},
-    rules::{Between as _, Refused, Rules},
+    rules::{Refused, Rules},
     stamp::{egress_word, read, write},
     task,
 };
@@ -34,15 +33,15 @@ const DENY: i32 = 0;
 pub fn sock_create(ctx: SockContext) -> i32 {
     let mut state = SocketState {
         pid: task::current_tgid(),
-        comm: bpf_get_current_comm().unwrap_or_default(),
+        comm: task::current_comm(),
         ..SocketState::default()
     };
     let outcome = create(&ctx, &mut state);
-    finish(outcome, Flow::default(), &Process::of(Some(&state)))
+    finish(outcome, state.scid, Flow::default(), &Process::of(Some(&state)))
 }
 
 #[inline(always)]
-fn create(ctx: &SockContext, state: &mut SocketState) -> Result<(), Refused> {
+fn create(ctx: &SockContext, state: &mut SocketState) -> Result<(), Refusal> {
     state.scid = task::current_scid().ok_or(DropReason::TaskRange)?;
     if state.scid != 0 {
         permitted(&Rules::now()?, state.scid, CREATE)?;
@@ -53,44 +52,46 @@ fn create(ctx: &SockContext, state: &mut SocketState) -> Result<(), Refused> {
 #[cgroup_sock_addr(bind4)]
 pub fn sock_bind4(ctx: SockAddrContext) -> i32 {
     let asked = Asked::v4(&ctx);
-    hook(&ctx, asked, bind)
+    hook(&ctx, asked, Call::Bind)
 }
 
 #[cgroup_sock_addr(bind6)]
 pub fn sock_bind6(ctx: SockAddrContext) -> i32 {
     let asked = Asked::v6(&ctx);
-    hook(&ctx, asked, bind)
+    hook(&ctx, asked, Call::Bind)
 }
 
 #[cgroup_sock_addr(connect4)]
 pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
     let asked = Asked::v4(&ctx);
-    hook(&ctx, asked, connect)
+    hook(&ctx, asked, Call::Connect)
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
     let asked = Asked::v6(&ctx);
-    hook(&ctx, asked, connect)
+    hook(&ctx, asked, Call::Connect)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
     let asked = Asked::v4(&ctx);
-    hook(&ctx, asked, sendmsg)
+    hook(&ctx, asked, Call::Sendmsg)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sock_sendmsg6(ctx: SockAddrContext) -> i32 {
     let asked = Asked::v6(&ctx);
-    hook(&ctx, asked, sendmsg)
+    hook(&ctx, asked, Call::Sendmsg)
 }
 
 /// What an application asks for.
 #[derive(Clone, Copy)]
 struct Asked {
-    /// The IPv4 address, if it is or wraps one.
-    address: Option<u32>,
+    /// The IPv4 address, or the last four bytes of an IPv6 one.
+    address: u32,
+    /// It is an IPv4 address, or an IPv6 one that wraps it.
+    v4: bool,
     /// Host order.
     port: u16,
     protocol: u8,
@@ -104,7 +105,12 @@ impl Asked {
             let asked = &*ctx.sock_addr;
             (asked.user_ip4, asked.user_port, asked.protocol)
         };
-        Self { address: Some(u32::from_be(address)), port: u16::from_be(port as u16), protocol: protocol as u8 }
+        Self {
+            address: u32::from_be(address),
+            v4: true,
+            port: u16::from_be(port as u16),
+            protocol: protocol as u8,
+        }
     }
 
     #[inline(always)]
@@ -117,7 +123,8 @@ impl Asked {
         };
         let mapped = a == 0 && b == 0 && c == 0xffff_u32.to_be();
         Self {
-            address: mapped.then_some(u32::from_be(d)),
+            address: u32::from_be(d),
+            v4: mapped,
             port: u16::from_be(port as u16),
             protocol: protocol as u8,
         }
@@ -125,51 +132,59 @@ impl Asked {
 
     #[inline(always)]
     fn loopback(&self) -> bool {
-        self.address.is_none_or(|address| address >> 24 == 127 || address == 0)
+        !self.v4 || self.address >> 24 == 127 || self.address == 0
     }
 }
 
+/// The system call that asks.
+#[derive(Clone, Copy)]
+enum Call {
+    Bind,
+    Connect,
+    Sendmsg,
+}
+
 #[inline(always)]
-fn hook(
-    ctx: &SockAddrContext,
-    asked: Asked,
-    judge: impl Fn(&Rules, &mut SocketState, u32, Asked) -> Result<(), Refused>,
-) -> i32 {
+fn hook(ctx: &SockAddrContext, asked: Asked, call: Call) -> i32 {
     // SAFETY: the context's own field.
     let sk: *mut bpf_sock = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
     let flow = Flow {
-        target_address: asked.address.unwrap_or(0),
+        target_address: asked.address,
         target_port: asked.port,
         protocol: u32::from(asked.protocol),
         ..Flow::default()
     };
     if sk.is_null() {
-        return finish(Err(DropReason::NoScid.into()), flow, &Process::default());
+        return finish(Err(DropReason::NoScid.into()), 0, flow, &Process::default());
     }
     // A socket older than enforcement has no state; its packets carry the node's default ScID.
     let Some(state) = SOCKETS.of(sk) else {
-        return finish(Ok(()), flow, &Process::default());
+        return finish(Ok(()), 0, flow, &Process::default());
     };
-    let outcome = match Rules::now() {
-        Ok(rules) => {
-            let scid = rules.scid_or_default(state.scid);
-            judge(&rules, state, scid, asked)
-        }
-        Err(_) if state.scid == 0 => Ok(()),
-        Err(reason) => Err(reason.into()),
+    let process = Process::of(Some(state));
+    let rules = match Rules::now() {
+        Ok(rules) => rules,
+        Err(_) if state.scid == 0 => return finish(Ok(()), 0, flow, &process),
+        Err(reason) => return finish(Err(reason.into()), state.scid, flow, &process),
     };
-    finish(outcome, flow, &Process::of(Some(state)))
+    let scid = rules.scid_or_default(state.scid);
+    let outcome = match call {
+        Call::Bind => bind(&rules, state, scid, asked),
+        Call::Connect => connect(&rules, state, scid, asked),
+        Call::Sendmsg => sendmsg(&rules, state, scid, asked),
+    };
+    finish(outcome, state.scid, flow, &process)
 }
 
 /// `bind(2)`: a declared port belongs to its zone.
 #[inline(always)]
-fn bind(rules: &Rules, state: &mut SocketState, scid: u32, asked: Asked) -> Result<(), Refused> {
+fn bind(rules: &Rules, state: &mut SocketState, scid: u32, asked: Asked) -> Result<(), Refusal> {
     if state.scid != 0 {
         permitted(rules, scid, BIND)?;
     }
     match rules.port(rules.config.snid, asked.protocol, asked.port) {
         Some(zone) if zone != scid && asked.port != 0 => {
-            Err(DropReason::SocketPermission.between(rules.own(scid), rules.own(zone)))
+            Err(DropReason::SocketPermission.into())
         }
         _ => Ok(()),
     }
@@ -177,7 +192,7 @@ fn bind(rules: &Rules, state: &mut SocketState, scid: u32, asked: Asked) -> Resu
 
 /// `connect(2)`: a new conversation, with a peer of its own.
 #[inline(always)]
-fn connect(rules: &Rules, state: &mut SocketState, scid: u32, asked: Asked) -> Result<(), Refused> {
+fn connect(rules: &Rules, state: &mut SocketState, scid: u32, asked: Asked) -> Result<(), Refusal> {
     state.peer = 0;
     state.flags = 0;
     write(&mut state.ingress, 0);
@@ -190,10 +205,9 @@ fn connect(rules: &Rules, state: &mut SocketState, scid: u32, asked: Asked) -> R
 
 /// `sendto(2)` on a socket that is connected to nobody.
 #[inline(always)]
-fn sendmsg(rules: &Rules, state: &mut SocketState, scid: u32, asked: Asked) -> Result<(), Refused> {
-    if let Some(address) = asked.address
-        && read(&state.egress) == egress_word(address, asked.port, rules.number())
-    {
+fn sendmsg(rules: &Rules, state: &mut SocketState, scid: u32, asked: Asked) -> Result<(), Refusal> {
+    let word = egress_word(asked.address, asked.port, rules.number());
+    if asked.v4 && read(&state.egress) == word {
         return Ok(());
     }
     reach(rules, state.scid, scid, asked, false)
@@ -207,17 +221,16 @@ fn reach(
     scid: u32,
     asked: Asked,
     opens: bool,
-) -> Result<(), Refused> {
-    let own = rules.own(scid);
+) -> Result<(), Refusal> {
     // Same-node traffic is judged where it is delivered, against the very socket.
-    let Some(address) = asked.address.filter(|_| !asked.loopback()) else {
+    if asked.loopback() {
         return Ok(());
-    };
-    let route = match rules.route(address, asked.protocol, asked.port) {
+    }
+    let route = match rules.route(asked.address, asked.protocol, asked.port) {
         Ok(route) => route,
         // Beyond the cluster: none of our business for processes that were given no ScID.
         Err(_) if given == 0 => return Ok(()),
-        Err(reason) => return Err(reason.between(own, Label::default())),
+        Err(reason) => return Err(reason.into()),
     };
     if route.peer.snid == rules.config.snid {
         return Ok(());
@@ -226,34 +239,45 @@ fn reach(
         return if route.node == NO_NODE {
             Ok(())
         } else {
-            Err(DropReason::NoScid.between(own, route.peer))
+            Err(DropReason::NoScid.into())
         };
     }
     let verdict = rules.between(route.peer, scid);
     let sending = if opens { decide::open(verdict) } else { decide::send(verdict) };
-    sending.map(drop).map_err(|refusal| refusal.between(own, route.peer))
+    sending.map(drop)
 }
 
 #[inline(always)]
-fn permitted(rules: &Rules, scid: u32, permission: u32) -> Result<(), Refused> {
+fn permitted(rules: &Rules, scid: u32, permission: u32) -> Result<(), Refusal> {
     if rules.socket(scid).is_some_and(|rule| rule.allow & permission == permission) {
         Ok(())
     } else {
-        Err(DropReason::SocketPermission.between(rules.own(scid), Label::default()))
+        Err(DropReason::SocketPermission.into())
     }
 }
 
+/// Counts, and reports a refusal with the labels it is about, which are looked up again.
 #[inline(always)]
-fn finish(outcome: Result<(), Refused>, flow: Flow, process: &Process) -> i32 {
+fn finish(outcome: Result<(), Refusal>, scid: u32, flow: Flow, process: &Process) -> i32 {
     report::seen(Hook::Socket);
-    match outcome {
-        Ok(()) => {
-            report::accepted(Hook::Socket);
-            ALLOW
+    let Err(refusal) = outcome else {
+        report::accepted(Hook::Socket);
+        return ALLOW;
+    };
+    let mut refused = Refused {
+        reason: refusal.reason,
+        line: refusal.line,
+        source: Label::default(),
+        target: Label::default(),
+    };
+    if let Ok(rules) = Rules::now() {
+        refused.source = rules.own(rules.scid_or_default(scid));
+        if let Ok(route) = rules.route(flow.target_address, flow.protocol as u8, flow.target_port) {
+            refused.target = route.peer;
         }
-        Err(refused) => match report::refuse(Hook::Socket, &refused, &flow, process) {
-            Fate::Drop => DENY,
-            Fate::Pass => ALLOW,
-        },
+    }
+    match report::refuse(Hook::Socket, &refused, &flow, process) {
+        Fate::Drop => DENY,
+        Fate::Pass => ALLOW,
     }
 }

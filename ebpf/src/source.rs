@@ -27,12 +27,14 @@ const SOCK_RAW: u32 = 3;
 /// `BPF_F_CURRENT_NETNS`: any negative id.
 const CURRENT_NETNS: u64 = u64::MAX;
 
-/// Who sends a packet.
-pub(crate) enum Sender {
+/// What kind of sender a packet has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Kind {
     /// A socket with the state it was given when it was made.
-    Socket(&'static mut SocketState, *mut bpf_sock),
+    Socket,
     /// The kernel, answering for a socket of this ScID that it no longer or not yet has.
-    Answer(u32),
+    Answer,
     /// The kernel, speaking for itself.
     Kernel,
     /// A socket older than enforcement, or one the kernel opened for its own services.
@@ -41,6 +43,17 @@ pub(crate) enum Sender {
     Packet,
     /// Nobody here: the packet came in on another interface.
     Forwarded,
+}
+
+/// Who sends a packet. Every field is set for every kind: the verifier follows no enum.
+pub(crate) struct Sender {
+    pub(crate) kind: Kind,
+    /// The ScID that the packet speaks for, 0 for none.
+    scid: u32,
+    /// Of [`Kind::Socket`], else null.
+    state: *mut SocketState,
+    /// Of [`Kind::Socket`], else null.
+    pub(crate) sk: *mut bpf_sock,
 }
 
 impl Sender {
@@ -52,7 +65,7 @@ impl Sender {
         if sk.is_null() {
             // SAFETY: as above.
             if unsafe { (*ctx.skb.skb).ingress_ifindex } != 0 {
-                return Self::Forwarded;
+                return Self::nobody(Kind::Forwarded, 0);
             }
             return Self::without_socket(ctx, rules, ip, transport);
         }
@@ -65,12 +78,13 @@ impl Sender {
             if !listener.is_null()
                 && let Some(state) = SOCKETS.of(listener)
             {
-                return Self::Answer(rules.scid_or_default(state.scid));
+                return Self::nobody(Kind::Answer, rules.scid_or_default(state.scid));
             }
             return Self::without_socket(ctx, rules, ip, transport);
         }
         if let Some(state) = SOCKETS.of(full) {
-            return Self::Socket(state, full);
+            let scid = rules.scid_or_default(state.scid);
+            return Self { kind: Kind::Socket, scid, state, sk: full };
         }
         // SAFETY: `full` is a full socket.
         let (family, kind) = unsafe { ((*full).family, (*full).type_) };
@@ -79,8 +93,10 @@ impl Sender {
             (AF_INET | AF_INET6, SOCK_RAW) => {
                 Self::without_socket(ctx, rules, ip, transport)
             }
-            (AF_INET | AF_INET6, _) => Self::Unknown,
-            _ => Self::Packet,
+            (AF_INET | AF_INET6, _) => {
+                Self::nobody(Kind::Unknown, rules.generation.default_scid)
+            }
+            _ => Self::nobody(Kind::Packet, rules.generation.default_scid),
         }
     }
 
@@ -89,12 +105,12 @@ impl Sender {
     #[inline(always)]
     fn without_socket(ctx: &TcContext, rules: &Rules, ip: Ipv4, transport: u32) -> Self {
         if ip.protocol() != protocol::TCP {
-            return Self::Kernel;
+            return Self::nobody(Kind::Kernel, rules.generation.kernel_scid);
         }
         let closing = closing_key(ip, transport);
         // SAFETY: plain data.
         if let Some(scid) = unsafe { CLOSING.get(closing) } {
-            return Self::Answer(*scid);
+            return Self::nobody(Kind::Answer, *scid);
         }
         let mut tuple = bpf_sock_tuple {
             __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
@@ -126,29 +142,28 @@ impl Sender {
         }
         let declared = || rules.port(rules.config.snid, protocol::TCP, closing.local_port);
         match scid.or_else(declared) {
-            Some(scid) => Self::Answer(rules.scid_or_default(scid)),
-            None => Self::Kernel,
+            Some(scid) => Self::nobody(Kind::Answer, rules.scid_or_default(scid)),
+            None => Self::nobody(Kind::Kernel, rules.generation.kernel_scid),
         }
+    }
+
+    #[inline(always)]
+    const fn nobody(kind: Kind, scid: u32) -> Self {
+        use core::ptr::null_mut;
+        Self { kind, scid, state: null_mut(), sk: null_mut() }
     }
 
     /// The ScID that the packet speaks for.
     #[inline(always)]
-    pub(crate) fn scid(&self, rules: &Rules) -> Result<u32, DropReason> {
-        let scid = match self {
-            Self::Socket(state, _) => rules.scid_or_default(state.scid),
-            Self::Answer(scid) => *scid,
-            Self::Kernel => rules.generation.kernel_scid,
-            Self::Unknown | Self::Packet | Self::Forwarded => rules.generation.default_scid,
-        };
-        if scid == 0 { Err(DropReason::NoScid) } else { Ok(scid) }
+    pub(crate) fn scid(&self) -> Result<u32, DropReason> {
+        if self.scid == 0 { Err(DropReason::NoScid) } else { Ok(self.scid) }
     }
 
     #[inline(always)]
-    pub(crate) fn state(&self) -> Option<&SocketState> {
-        match self {
-            Self::Socket(state, _) => Some(state),
-            _ => None,
-        }
+    pub(crate) fn state(&self) -> Option<&'static mut SocketState> {
+        // SAFETY: null, or the socket's own state, which lives as long as the packet's reference to
+        // the socket.
+        unsafe { self.state.as_mut() }
     }
 }
 

@@ -30,12 +30,13 @@ use crate::{
     atomic,
     mac::{self, Payload},
     maps::{CONVERSATIONS, NODES, TX_KEYS},
+    own,
     packet::{
         self, ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IP_LEN, Source, Window, ports,
     },
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Refused, Rules},
-    source::{Sender, remember_closing},
+    source::{Kind, Sender, remember_closing},
 };
 
 /// The state of a socket that is connected to nothing.
@@ -86,19 +87,19 @@ fn egress(ctx: &TcContext) -> Outcome<()> {
     let ip = packet::ipv4(window, ctx.len()).map_err(nobody)?;
     let transport = packet::transport(window, ip);
     let sender = Sender::of(ctx, &rules, ip, transport);
-    if matches!(sender, Sender::Forwarded) {
+    if sender.kind == Kind::Forwarded {
         return Ok(());
     }
     let send = judge(ctx, &rules, ip, transport, &sender)
-        .map_err(|refused| (refused, Process::of(sender.state())))?;
+        .map_err(|refused| (refused, Process::of(sender.state().as_deref())))?;
     if ip.protocol() == protocol::TCP && closes(window, ip) {
         remember_closing(ip, transport, send.label.scid);
     }
     if send.node == NO_NODE {
         return Ok(());
     }
-    stamp(ctx, window, ip, transport, &send)
-        .map_err(|reason| (reason.between(send.label, send.peer), Process::of(sender.state())))
+    stamp(ctx, ip, transport, &send)
+        .map_err(|reason| (reason.between(send.label, send.peer), Process::of(sender.state().as_deref())))
 }
 
 /// A packet that may leave, and how.
@@ -124,22 +125,19 @@ fn judge(
         _ => 0,
     };
     let scid = sender
-        .scid(rules)
+        .scid()
         .map_err(|reason| reason.between(rules.own(0), Label::default()))?;
     let label = rules.own(scid);
-    let Sender::Socket(state, sk) = sender else {
-        let (peer, node, sending) = ask(rules, ip, port, scid, sender, None)?;
+    let Some(state) = sender.state() else {
+        let (peer, node, sending) = ask(rules, ip, port, scid, sender.kind, None)?;
         return Ok(Send { label, peer, node, protection: sending.protection });
     };
-    let (state, sk) = (core::ptr::from_ref(*state).cast_mut(), *sk);
-    // SAFETY: the socket's own state, which lives as long as the packet's reference to the socket.
-    let state = unsafe { &mut *state };
     let word = egress_word(ip.target(), port, rules.number());
     let send = if read(&state.egress) == word {
         let peer = Label { snid: 0, scid: 0 };
         Send { label, peer, node: state.node, protection: state.protection }
     } else {
-        let (peer, node, sending) = ask(rules, ip, port, scid, sender, Some(state))?;
+        let (peer, node, sending) = ask(rules, ip, port, scid, sender.kind, Some(state))?;
         if sending.alarm_line != 0 {
             let used = Refused { reason: DropReason::Denied, line: sending.alarm_line,
                 source: label, target: peer };
@@ -155,7 +153,7 @@ fn judge(
         write(&mut state.egress, word);
         Send { label, peer, node, protection: sending.protection }
     };
-    if state.flags & socket_flag::OPENED != 0 && unconnected(sk) {
+    if state.flags & socket_flag::OPENED != 0 && unconnected(sender.sk) {
         open_conversation(ctx, ip, port);
     }
     Ok(send)
@@ -168,7 +166,7 @@ fn ask(
     ip: Ipv4,
     port: u16,
     scid: u32,
-    sender: &Sender,
+    kind: Kind,
     state: Option<&SocketState>,
 ) -> Result<(Label, u32, Sending), Refused> {
     let own = rules.own(scid);
@@ -183,12 +181,12 @@ fn ask(
         peer = Label::from_word(state.peer);
     }
     let verdict = rules.between(peer, scid);
-    let sending = match sender {
-        Sender::Packet if route.node != NO_NODE => {
+    let sending = match kind {
+        Kind::Packet if route.node != NO_NODE => {
             return Err(DropReason::PacketSocket.between(own, peer));
         }
-        Sender::Answer(_) => rules.kernel_answer(peer, scid),
-        Sender::Kernel if answers(ip) => rules.kernel_answer(peer, scid),
+        Kind::Answer => rules.kernel_answer(peer, scid),
+        Kind::Kernel if answers(ip) => rules.kernel_answer(peer, scid),
         _ => decide::send(verdict).map_err(|refusal| refusal.between(own, peer))?,
     };
     Ok((peer, route.node, sending))
@@ -205,14 +203,13 @@ fn answers(ip: Ipv4) -> bool {
 #[inline(always)]
 fn stamp(
     ctx: &TcContext,
-    window: Window,
     ip: Ipv4,
     transport: u32,
     send: &Send,
 ) -> Result<(), DropReason> {
     let segments = segments(ctx)?;
     let added = if send.protection == PROTECTION_LABEL { LABEL_LEN } else { AUTH_LEN };
-    own_options(window, ip, added as u32)?;
+    own_options(ctx, ip, added as u32)?;
     fits(ctx, added as i32)?;
     let total = ip.total_len().checked_add(added as u16).ok_or(DropReason::TooBig)?;
 
@@ -271,12 +268,12 @@ fn segments(ctx: &TcContext) -> Result<u32, DropReason> {
 
 /// An application's own options stay, if there is room and none of them claims to be a label.
 #[inline(always)]
-fn own_options(window: Window, ip: Ipv4, added: u32) -> Result<(), DropReason> {
+fn own_options(ctx: &TcContext, ip: Ipv4, added: u32) -> Result<(), DropReason> {
     let own = ip.header_len() - IP_LEN as u32;
     if own == 0 {
         return Ok(());
     }
-    mac::scan_own_options(window, own)?;
+    own::scan(ctx.skb.skb, own)?;
     if own + added > OPTIONS_MAX { Err(DropReason::OptionSpace) } else { Ok(()) }
 }
 
@@ -330,16 +327,10 @@ fn write_option(
     let window = Window::now(ctx);
     let came = ipv4::sum(ipv4::sum(0, tag), auth);
     let header_len = ip.header_len() + added as u32;
-    let at = window.at::<Ipv4>(ETH_LEN).ok_or(DropReason::Resize)?;
-    // SAFETY: within the packet.
-    unsafe { at.write_unaligned(packet::rebuilt(ip, header_len, total, id, came, 0)) };
-    let at = window.at::<Words>(ETH_LEN + IP_LEN).ok_or(DropReason::Resize)?;
-    // SAFETY: within the packet.
-    unsafe { at.write_unaligned(tag) };
+    window.put(ETH_LEN, packet::rebuilt(ip, header_len, total, id, came, 0).0)?;
+    window.put(ETH_LEN + IP_LEN, tag)?;
     if added == AUTH_LEN {
-        let at = window.at::<Words>(ETH_LEN + IP_LEN + LABEL_LEN).ok_or(DropReason::Resize)?;
-        // SAFETY: within the packet.
-        unsafe { at.write_unaligned(auth) };
+        window.put(ETH_LEN + IP_LEN + LABEL_LEN, auth)?;
     }
     Ok(())
 }
@@ -347,9 +338,10 @@ fn write_option(
 /// Whether a TCP segment ends its connection.
 #[inline(always)]
 fn closes(window: Window, ip: Ipv4) -> bool {
-    const FIN_RST: u8 = 0x05;
-    let at = ETH_LEN + (ip.header_len() & 0x3c) as usize + 13;
-    ip.first_fragment() && window.read::<u8>(at).is_ok_and(|flags| flags & FIN_RST != 0)
+    const FIN_RST: u16 = 0x0005;
+    // Read with the byte before it: of a single byte the verifier does not see that it is there.
+    let at = ETH_LEN + (ip.header_len() & 0x3c) as usize + 12;
+    ip.first_fragment() && window.read::<u16>(at).is_ok_and(|word| u16::from_be(word) & FIN_RST != 0)
 }
 
 /// The cached verdict's key. Only 16 bits of the generation fit beside address and port: after

@@ -1,10 +1,12 @@
 //! Children have their parent's ScID, before they run their first instruction.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel},
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, generated::bpf_get_current_comm},
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
+
+use sigil_common::abi::socket::Comm;
 
 use crate::maps::TASKS;
 
@@ -21,6 +23,15 @@ pub(crate) fn current_scid() -> Option<u32> {
 #[inline(always)]
 pub(crate) fn current_tgid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// The current process's name.
+#[inline(always)]
+pub(crate) fn current_comm() -> Comm {
+    let mut comm = Comm::default();
+    // SAFETY: the helper writes at most the size it is given. Without a name, none.
+    unsafe { bpf_get_current_comm((&raw mut comm).cast(), size_of::<Comm>() as u32) };
+    comm
 }
 
 /// `sched_process_fork(parent, child)`: runs between the child's making and its waking, for threads

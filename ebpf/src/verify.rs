@@ -18,7 +18,7 @@ use sigil_common::{
         rule::{Peer, mark},
         socket::FragmentKey,
     },
-    decide::{self, Taker},
+    decide::{self, Refusal, Taker},
     icv::{self, ChecksumField, IcvInput, Suite},
     label::Label,
     replay::{self, Ring, WINDOW},
@@ -57,13 +57,13 @@ pub fn xdp_verify(ctx: XdpContext) -> u32 {
     let len = (ctx.data_end() - ctx.data()) as u32;
     let mut verified = UNTOUCHED;
     let outcome = judge(window, Source::of_xdp(&ctx), len, false, &mut verified)
-        .and_then(|()| xdp_finish(&ctx, verified).map_err(Refused::from));
+        .and_then(|()| xdp_finish(&ctx, verified).map_err(Refusal::from));
     match outcome {
         Ok(()) => {
             report::accepted(Hook::Ingress);
             xdp_action::XDP_PASS
         }
-        Err(refused) => match refuse(Source::of_xdp(&ctx), &refused) {
+        Err(refusal) => match refuse(Source::of_xdp(&ctx), refusal) {
             Fate::Drop => xdp_action::XDP_DROP,
             Fate::Pass => {
                 let _ = xdp_finish(&ctx, Verified { mark: 0, ..verified });
@@ -86,14 +86,14 @@ pub fn tc_verify(ctx: TcContext) -> i32 {
     } else {
         let window = Window::of_skb(&ctx);
         judge(window, packet, ctx.len(), whole, &mut verified)
-            .and_then(|()| tc_finish(&ctx, verified).map_err(Refused::from))
+            .and_then(|()| tc_finish(&ctx, verified).map_err(Refusal::from))
     };
     match outcome {
         Ok(()) => {
             report::accepted(Hook::Ingress);
             TC_ACT_UNSPEC
         }
-        Err(refused) => match refuse(packet, &refused) {
+        Err(refusal) => match refuse(packet, refusal) {
             Fate::Drop => TC_ACT_SHOT as i32,
             Fate::Pass => {
                 let _ = tc_finish(&ctx, Verified { mark: 0, ..verified });
@@ -120,7 +120,7 @@ pub fn tc_handover(ctx: TcContext) -> i32 {
         return TC_ACT_UNSPEC;
     }
     ctx.skb.set_mark(0);
-    let refused = DropReason::NotVerified.into();
+    let refused = Refused::from(DropReason::NotVerified);
     let packet = Source::Skb(ctx.skb.skb);
     let flow = Flow::of(packet);
     match report::refuse(Hook::Handover, &refused, &flow, &Process::default()) {
@@ -129,9 +129,21 @@ pub fn tc_handover(ctx: TcContext) -> i32 {
     }
 }
 
-#[inline(always)]
-fn refuse(packet: Source, refused: &Refused) -> Fate {
-    report::refuse(Hook::Ingress, refused, &Flow::of(packet), &Process::default())
+/// Counts and reports a refused packet. What it says of itself is read again: nothing of it is kept
+/// on the stack for the packets that pass.
+#[inline(never)]
+fn refuse(packet: Source, refusal: Refusal) -> Fate {
+    const OPTION_AT: u32 = (ETH_LEN + IP_LEN) as u32;
+    let (source, target) = Rules::now().map_or((Label::default(), Label::default()), |rules| {
+        let claimed = packet.load::<Words>(OPTION_AT).map(LabelTag::from_words);
+        let source = match claimed {
+            Some(Ok(tag)) => tag.label,
+            _ => Label::default(),
+        };
+        (source, rules.own(0))
+    });
+    let refused = refusal.between(source, target);
+    report::refuse_inline(Hook::Ingress, &refused, &Flow::of(packet), &Process::default())
 }
 
 /// Everything but the packet's change. `verified` says what to change even where the packet is
@@ -143,7 +155,7 @@ fn judge(
     len: u32,
     whole: bool,
     verified: &mut Verified,
-) -> Result<(), Refused> {
+) -> Result<(), Refusal> {
     let rules = Rules::now()?;
     match window.ethertype()? {
         ETH_P_IP => {}
@@ -157,29 +169,27 @@ fn judge(
     let own = ip.header_len() as usize - IP_LEN;
     let has_label = own >= LABEL_LEN && window.read::<u8>(ETH_LEN + IP_LEN)? == KIND;
     let (peer, source, protection) = if has_label {
-        let words = window.read::<Words>(ETH_LEN + IP_LEN)?;
+        let words = window.words(ETH_LEN + IP_LEN)?;
         let tag = LabelTag::from_words(words).map_err(DropReason::from)?;
         if own < tag.len as usize {
             return Err(DropReason::BadOption.into());
         }
         verified.strip = tag.len as usize;
         if tag.label.snid == rules.config.snid {
-            return Err(DropReason::UnknownNode.between(tag.label, Label::default()));
+            return Err(DropReason::UnknownNode.into());
         }
         if tag.doi != rules.config.doi {
-            return Err(DropReason::BadDoi.between(tag.label, Label::default()));
+            return Err(DropReason::BadDoi.into());
         }
         let (peer, protection) =
-            labelled(&rules, window, packet, ip, transport, tag, whole)
-                .map_err(|reason| reason.between(tag.label, rules.own(0)))?;
+            labelled(&rules, window, packet, ip, transport, tag, whole)?;
         (peer, tag.label, protection)
     } else {
         let label = unlabelled(&rules, ip)?;
         // The operator vouches for hosts of the perimeter: no protection can be asked of them.
         (rules.peer(label).copied(), label, PROTECTION_INTEGRITY)
     };
-    let target = rules.own(rules.generation.kernel_scid);
-    let Some(peer) = peer else { return Err(DropReason::NoRule.between(source, rules.own(0))) };
+    let Some(peer) = peer else { return Err(DropReason::NoRule.into()) };
     let icmp_type = (transport >> 24) as u8;
     let taker = if ip.first_fragment() {
         decide::taker(ip.protocol(), icmp_type)
@@ -189,10 +199,9 @@ fn judge(
     let kernel = if taker == Taker::Socket {
         None
     } else {
-        rules.verdict(peer.class, target.scid)
+        rules.verdict(peer.class, rules.generation.kernel_scid)
     };
-    decide::arrive(taker, &peer, kernel, protection)
-        .map_err(|refusal| refusal.between(source, target))?;
+    decide::arrive(taker, &peer, kernel, protection)?;
     if ip.fragment() != 0 {
         one_label(ip, source)?;
     }
@@ -227,7 +236,7 @@ fn labelled(
     if tag.len as usize != AUTH_LEN {
         return Ok((peer, PROTECTION_LABEL));
     }
-    let words = window.read::<Words>(ETH_LEN + IP_LEN + LABEL_LEN)?;
+    let words = window.words(ETH_LEN + IP_LEN + LABEL_LEN)?;
     let auth = AuthTag::from_words(words)?;
     authentic(packet, ip, transport, tag.label, &auth, node, whole)?;
     let protection =
@@ -333,7 +342,7 @@ fn unlabelled(rules: &Rules, ip: Ipv4) -> Result<Label, DropReason> {
     if rules.node_at(ip.source()).is_some() {
         return Err(DropReason::Unlabelled);
     }
-    rules.perimeter(ip.source()).ok_or(DropReason::Unlabelled)
+    rules.perimeter(ip.source()).map_err(|_| DropReason::Unlabelled)
 }
 
 #[inline(always)]
@@ -344,7 +353,7 @@ fn owns(addresses: &[u32; NODE_ADDRESSES], address: u32) -> bool {
 
 /// A datagram in pieces has one sender: no zone may slip a piece into another's.
 #[inline(always)]
-fn one_label(ip: Ipv4, source: Label) -> Result<(), Refused> {
+fn one_label(ip: Ipv4, source: Label) -> Result<(), DropReason> {
     let key = FragmentKey {
         source: ip.source(),
         target: ip.target(),
@@ -354,9 +363,7 @@ fn one_label(ip: Ipv4, source: Label) -> Result<(), Refused> {
     // SAFETY: plain data.
     match unsafe { FRAGMENTS.get(key) } {
         Some(first) if *first == source.word() => Ok(()),
-        Some(first) => {
-            Err(DropReason::FragmentMismatch.between(source, Label::from_word(*first)))
-        }
+        Some(_) => Err(DropReason::FragmentMismatch),
         None => {
             let _ = FRAGMENTS.insert(key, source.word(), 0);
             Ok(())
@@ -431,9 +438,7 @@ fn move_headers<const BY: usize>(
     let to = window.at::<[u16; 7]>(BY).ok_or(DropReason::Resize)?;
     // SAFETY: within the packet.
     unsafe { to.write_unaligned(ethernet) };
-    let to = window.at::<Ipv4>(BY + ETH_LEN).ok_or(DropReason::Resize)?;
-    // SAFETY: within the packet.
-    unsafe { to.write_unaligned(ip) };
+    window.put(BY + ETH_LEN, ip.0)?;
     Ok(BY as i32)
 }
 
@@ -448,9 +453,7 @@ fn tc_finish(ctx: &TcContext, verified: Verified) -> Result<(), DropReason> {
         if unsafe { bpf_skb_adjust_room(ctx.skb.skb, by, BPF_ADJ_ROOM_NET, flags) } != 0 {
             return Err(DropReason::Resize);
         }
-        let at = Window::now(ctx).at::<Ipv4>(ETH_LEN).ok_or(DropReason::Resize)?;
-        // SAFETY: within the packet.
-        unsafe { at.write_unaligned(ip) };
+        Window::now(ctx).put(ETH_LEN, ip.0)?;
     }
     ctx.skb.set_mark(verified.mark);
     Ok(())
@@ -459,10 +462,10 @@ fn tc_finish(ctx: &TcContext, verified: Verified) -> Result<(), DropReason> {
 /// The header as it was before it got the label.
 #[inline(always)]
 fn without_option(window: Window, strip: usize) -> Result<Ipv4, DropReason> {
-    let ip = window.read::<Ipv4>(ETH_LEN)?;
-    let mut gone = ipv4::sum(0, window.read(ETH_LEN + IP_LEN)?);
+    let ip = Ipv4(window.words(ETH_LEN)?);
+    let mut gone = ipv4::sum(0, window.words(ETH_LEN + IP_LEN)?);
     if strip == AUTH_LEN {
-        gone = ipv4::sum(gone, window.read(ETH_LEN + IP_LEN + LABEL_LEN)?);
+        gone = ipv4::sum(gone, window.words(ETH_LEN + IP_LEN + LABEL_LEN)?);
     }
     let total = ip.total_len().wrapping_sub(strip as u16);
     Ok(packet::rebuilt(ip, ip.header_len() - strip as u32, total, ip.id(), 0, gone))

@@ -1,6 +1,6 @@
 //! Drops, as the kernel reports them.
 
-use super::socket::COMM;
+use super::socket::Comm;
 use crate::label::Label;
 
 /// Kinds of [`DropEvent`].
@@ -46,7 +46,7 @@ pub struct DropEvent {
     /// Drops of this flow since its last event that were not reported.
     pub suppressed: u32,
     /// The local socket's process name.
-    pub comm: [u8; COMM],
+    pub comm: Comm,
 }
 const _: () = assert!(size_of::<DropEvent>() == 80);
 

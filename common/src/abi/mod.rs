@@ -45,8 +45,10 @@ pub struct Config {
     pub pass_ethertypes: [u16; PASS_ETHERTYPES],
     /// Explicit padding.
     pub pad: u32,
+    /// Fingerprint of the object whose programs are attached.
+    pub build: u64,
 }
-const _: () = assert!(size_of::<Config>() == 72);
+const _: () = assert!(size_of::<Config>() == 80);
 
 /// One bank's header: what a generation of rules says about this node itself.
 #[derive(Clone, Copy, Debug, Default)]

@@ -30,6 +30,8 @@ pub const SOCK_SENDMSG4: &str = "sock_sendmsg4";
 pub const SOCK_SENDMSG6: &str = "sock_sendmsg6";
 /// `tp_btf/sched_process_fork`.
 pub const TASK_FORK: &str = "task_fork";
+/// The tracepoint of [`TASK_FORK`].
+pub const TASK_FORK_POINT: &str = "sched_process_fork";
 
 /// Global that the loader patches: `offsetof(struct task_struct, tgid)` of the running kernel.
 pub const OFFSET_TGID: &str = "OFFSET_TGID";
@@ -46,7 +48,7 @@ pub const VERDICTS: &str = "VERDICTS";
 pub const PORTS: &str = "PORTS";
 /// Bank → hash of IPv4 address (as a number) → [`super::rule::NodeRef`].
 pub const ADDRESSES: &str = "ADDRESSES";
-/// Bank → longest-prefix trie of IPv4 prefixes → [`crate::label::Label`].
+/// Bank → longest-prefix trie of IPv4 prefixes → [`super::rule::PerimeterLabel`].
 pub const PERIMETER: &str = "PERIMETER";
 /// Bank → hash of ScID → [`super::rule::SocketRule`].
 pub const SOCKET_RULES: &str = "SOCKET_RULES";

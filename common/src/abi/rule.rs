@@ -72,6 +72,10 @@ pub struct NodeRef {
 }
 const _: () = assert!(size_of::<NodeRef>() == 8);
 
+/// The value of `PERIMETER`: SnID and ScID. Not a [`crate::label::Label`], because a trie aligns its
+/// values to 4 bytes.
+pub type PerimeterLabel = [u32; 2];
+
 /// The value of `SOCKET_RULES`: a ScID's permissions on its own sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -1,7 +1,23 @@
 //! What is remembered per socket and per conversation.
 
-/// Length of a command name, as the kernel keeps it.
-pub const COMM: usize = 16;
+/// A command name as the kernel keeps it, 16 bytes with zeroes behind. Words, because the stack of
+/// a BPF program is read in aligned words only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Comm(pub [u64; 2]);
+
+impl Comm {
+    /// The name's bytes.
+    #[must_use]
+    pub fn bytes(self) -> [u8; 16] {
+        let [a, b] = self.0.map(u64::to_ne_bytes);
+        let mut bytes = [0; 16];
+        for (to, from) in bytes.iter_mut().zip(a.into_iter().chain(b)) {
+            *to = from;
+        }
+        bytes
+    }
+}
 
 /// Bits of [`SocketState::flags`].
 pub mod socket_flag {
@@ -21,7 +37,7 @@ pub struct SocketState {
     /// Its process id (tgid).
     pub pid: u32,
     /// Its name.
-    pub comm: [u8; COMM],
+    pub comm: Comm,
     /// The conversation's peer, [`crate::label::Label::word`], 0 until the first packet.
     pub peer: u64,
     /// Verdict cache: `mark << 32 | generation` of what may come in.

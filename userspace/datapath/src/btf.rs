@@ -1,0 +1,122 @@
+//! Offsets of struct members, from the running kernel's BTF.
+
+use std::path::Path;
+
+const MAGIC: u16 = 0xeb9f;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+
+/// The running kernel's types.
+pub(crate) struct Btf {
+    types: Vec<u8>,
+    strings: Vec<u8>,
+}
+
+impl Btf {
+    /// Reads `/sys/kernel/btf/vmlinux`; `None` if the kernel has none.
+    pub(crate) fn running() -> Option<Self> {
+        Self::parse(&std::fs::read(Path::new("/sys/kernel/btf/vmlinux")).ok()?)
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let magic = u16::from_le_bytes(bytes.get(..2)?.try_into().ok()?);
+        if magic != MAGIC {
+            return None;
+        }
+        let [header, type_at, type_len, string_at, string_len] =
+            [4, 8, 12, 16, 20].map(|at| word(bytes, at).map(|w| w as usize));
+        let section = |at: Option<usize>, len: Option<usize>| {
+            let start = header?.checked_add(at?)?;
+            Some(bytes.get(start..start.checked_add(len?)?)?.to_vec())
+        };
+        Some(Self { types: section(type_at, type_len)?, strings: section(string_at, string_len)? })
+    }
+
+    /// Byte offset of a member of a struct, members of anonymous members included.
+    pub(crate) fn offset(&self, structure: &str, member: &str) -> Option<u32> {
+        let index = self.index();
+        let at = *index.iter().find(|at| {
+            self.kind(**at) == Some(KIND_STRUCT) && self.name(**at) == Some(structure.as_bytes())
+        })?;
+        self.member(&index, at, member, 0)
+    }
+
+    fn member(&self, index: &[usize], at: usize, wanted: &str, depth: u32) -> Option<u32> {
+        const NESTING: u32 = 8;
+        let info = word(&self.types, at + 4)?;
+        let bitfields = info >> 31 == 1;
+        for number in 0..(info & 0xffff) as usize {
+            let entry = at + 12 + number * 12;
+            let (name, kind) = (word(&self.types, entry)?, word(&self.types, entry + 4)?);
+            let raw = word(&self.types, entry + 8)?;
+            let bits = if bitfields { raw & 0x00ff_ffff } else { raw };
+            if name != 0 {
+                if self.string(name)? == wanted.as_bytes() {
+                    return Some(bits / 8);
+                }
+            } else if depth < NESTING
+                && let Some(inner) = index.get((kind as usize).checked_sub(1)?)
+                && matches!(self.kind(*inner), Some(KIND_STRUCT | KIND_UNION))
+                && let Some(offset) = self.member(index, *inner, wanted, depth + 1)
+            {
+                return Some(bits / 8 + offset);
+            }
+        }
+        None
+    }
+
+    /// Where each type begins, by id less one.
+    fn index(&self) -> Vec<usize> {
+        let mut index = Vec::new();
+        let mut at = 0;
+        while let Some(info) = word(&self.types, at + 4) {
+            index.push(at);
+            let members = (info & 0xffff) as usize;
+            at += 12
+                + match info >> 24 & 0x1f {
+                    1 | 14 | 17 => 4,          // INT, VAR, DECL_TAG
+                    3 => 12,                   // ARRAY
+                    4 | 5 | 15 | 19 => members * 12, // STRUCT, UNION, DATASEC, ENUM64
+                    6 | 13 => members * 8,     // ENUM, FUNC_PROTO
+                    _ => 0,
+                };
+        }
+        index
+    }
+
+    fn kind(&self, at: usize) -> Option<u32> {
+        word(&self.types, at + 4).map(|info| info >> 24 & 0x1f)
+    }
+
+    fn name(&self, at: usize) -> Option<&[u8]> {
+        self.string(word(&self.types, at)?)
+    }
+
+    fn string(&self, offset: u32) -> Option<&[u8]> {
+        self.strings.get(offset as usize..)?.split(|byte| *byte == 0).next()
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_running_kernel_has_a_thread_group_id_in_its_tasks() {
+        let btf = Btf::running().expect("a kernel with BTF");
+        let (pid, tgid) = (btf.offset("task_struct", "pid"), btf.offset("task_struct", "tgid"));
+        assert_eq!(pid.map(|at| at + 4), tgid);
+        assert_eq!(btf.offset("task_struct", "no_such_member"), None);
+        assert_eq!(btf.offset("no_such_struct", "pid"), None);
+    }
+
+    #[test]
+    fn garbage_is_no_btf() {
+        assert!(Btf::parse(&[]).is_none());
+        assert!(Btf::parse(&[0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0]).is_none());
+    }
+}

@@ -1,0 +1,227 @@
+//! Applying a policy: the inactive bank is filled, then one word flips.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use aya::Pod;
+use aya::maps::{Array, ArrayOfMaps, HashMap, InnerMap, LpmTrie, MapData, lpm_trie};
+use sigil_common::abi::{
+    Generation,
+    key::{NODE_ADDRESSES, Node},
+    name,
+    rule::{NO_NODE, NodeRef, Peer, PerimeterLabel, PortKey, SocketRule, Verdict, VerdictKey},
+};
+use sigil_common::label::Label;
+use sigil_policy::NodeRules;
+
+use crate::error::Error;
+use crate::load::Datapath;
+
+/// What was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Number of the generation now in force.
+    pub generation: u32,
+    /// The document's serial.
+    pub serial: u64,
+    /// Labels that may talk with this node.
+    pub peers: usize,
+    /// Verdicts between classes of labels and this node's zones.
+    pub verdicts: usize,
+}
+
+const NO_PREALLOC: u32 = 1;
+
+impl Datapath {
+    /// Puts a policy in force for every packet from one moment on. On an error the old one stays.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the maps cannot hold it, [`Error::Map`].
+    pub fn apply(&mut self, rules: &NodeRules) -> Result<Applied, Error> {
+        let nodes = self.place_nodes(rules)?;
+        let handles = self.place_handles(rules)?;
+        let handle = |label: Label| handles.get(&label).copied().unwrap_or(0);
+        let mut config = self.config()?;
+        let bank = (config.active & 1) ^ 1;
+        let number = self.generation()?.number.wrapping_add(1).max(1);
+
+        let peers = rules.peers.iter().map(|(label, peer)| {
+            let node = nodes.get(&label.snid).copied().unwrap_or(NO_NODE);
+            (*label, Peer { handle: handle(*label), class: peer.class, flags: peer.flags, node })
+        });
+        self.fill(name::PEERS, bank, peers)?;
+        let verdicts = rules.verdicts.iter().map(|(key, entry)| {
+            let verdict = Verdict {
+                flags: entry.flags,
+                create_line: entry.create_line,
+                receive_line: entry.receive_line,
+                protection: entry.protection,
+                pad: [0; 3],
+            };
+            (VerdictKey { class: key.class, scid: key.scid }, verdict)
+        });
+        self.fill(name::VERDICTS, bank, verdicts)?;
+        let ports = rules.ports.iter().map(|(key, scid)| {
+            (PortKey { snid: key.snid, port: key.port, protocol: key.protocol, pad: 0 }, *scid)
+        });
+        self.fill(name::PORTS, bank, ports)?;
+        let addresses = rules.nodes.iter().flat_map(|node| {
+            let at = NodeRef { snid: node.snid, node: nodes.get(&node.snid).copied().unwrap_or(NO_NODE) };
+            node.addresses.iter().map(move |address| (u32::from(*address), at))
+        });
+        self.fill(name::ADDRESSES, bank, addresses)?;
+        let sockets: BTreeMap<_, _> =
+            rules.sockets.iter().map(|(scid, entry)| (*scid, *entry)).collect();
+        let zones = rules.zones.iter().map(|zone| zone.scid).chain([rules.kernel_scid]);
+        let zones: std::collections::BTreeSet<_> = zones.collect();
+        let own = zones.iter().map(|scid| {
+            let (allow, alarm) = sockets.get(scid).map_or((0, 0), |entry| (entry.allow, entry.alarm));
+            let label = Label { snid: rules.snid, scid: *scid };
+            (*scid, SocketRule { allow, alarm, handle: handle(label), pad: 0 })
+        });
+        self.fill(name::SOCKET_RULES, bank, own)?;
+        self.fill_perimeter(rules, bank)?;
+
+        let generation = Generation {
+            number,
+            kernel_scid: rules.kernel_scid,
+            default_scid: rules.default_scid,
+            pad: 0,
+            serial: rules.serial,
+        };
+        let mut map: Array<&mut MapData, Generation> = self.view_mut(name::GENERATIONS)?;
+        map.set(bank, generation, 0).map_err(Error::map(name::GENERATIONS))?;
+        config.active = bank;
+        self.set_config(config)?;
+        self.policy_integrity(rules.integrity)?;
+        Ok(Applied {
+            generation: number,
+            serial: rules.serial,
+            peers: rules.peers.len(),
+            verdicts: rules.verdicts.len(),
+        })
+    }
+
+    /// Makes a fresh inner map of the policy's size and puts it into the bank.
+    fn fill<K: Pod, V: Pod>(
+        &mut self,
+        name: &'static str,
+        bank: u32,
+        entries: impl Iterator<Item = (K, V)>,
+    ) -> Result<(), Error>
+    where
+        HashMap<MapData, K, V>: InnerMap,
+    {
+        let entries: Vec<_> = entries.collect();
+        let size = u32::try_from(entries.len()).unwrap_or(u32::MAX).max(1);
+        let mut inner =
+            HashMap::<MapData, K, V>::create(size, NO_PREALLOC).map_err(Error::map(name))?;
+        for (key, value) in entries {
+            inner.insert(key, value, 0).map_err(Error::map(name))?;
+        }
+        let mut outer: ArrayOfMaps<&mut MapData, HashMap<MapData, K, V>> = self.view_mut(name)?;
+        outer.set(bank, &inner, 0).map_err(Error::map(name))
+    }
+
+    fn fill_perimeter(&mut self, rules: &NodeRules, bank: u32) -> Result<(), Error> {
+        let name = name::PERIMETER;
+        let size = u32::try_from(rules.perimeter.len()).unwrap_or(u32::MAX).max(1);
+        let mut inner =
+            LpmTrie::<MapData, [u8; 4], PerimeterLabel>::create(size, NO_PREALLOC).map_err(Error::map(name))?;
+        for entry in &rules.perimeter {
+            let key = lpm_trie::Key::new(u32::from(entry.prefix_len), entry.prefix.octets());
+            inner.insert(&key, [entry.label.snid, entry.label.scid], 0).map_err(Error::map(name))?;
+        }
+        let mut outer: ArrayOfMaps<&mut MapData, LpmTrie<MapData, [u8; 4], PerimeterLabel>> =
+            self.view_mut(name)?;
+        outer.set(bank, &inner, 0).map_err(Error::map(name))
+    }
+
+    /// Gives every node of the policy its index, and writes down its addresses. Addresses are
+    /// only ever checked for nodes that the bank in force names.
+    fn place_nodes(&mut self, rules: &NodeRules) -> Result<BTreeMap<u32, u32>, Error> {
+        let limit = self.options.limits.nodes;
+        if rules.nodes.len() > limit as usize {
+            return Err(Error::Limit { what: "nodes", needed: rules.nodes.len(), limit });
+        }
+        let mut map: Array<&mut MapData, Node> = self.view_mut(name::NODES)?;
+        let mut held = BTreeMap::new();
+        let mut free = Vec::new();
+        for index in 0..limit {
+            let node = map.get(&index, 0).map_err(Error::map(name::NODES))?;
+            if node.snid == 0 {
+                free.push(index);
+            } else {
+                held.insert(node.snid, (index, node));
+            }
+        }
+        let mut free = free.into_iter();
+        let mut placed = BTreeMap::new();
+        for entry in &rules.nodes {
+            let (index, mut node) = match held.get(&entry.snid) {
+                Some(found) => *found,
+                None => (
+                    free.next().ok_or(Error::Limit {
+                        what: "nodes",
+                        needed: held.len() + placed.len() + 1,
+                        limit,
+                    })?,
+                    Node { snid: entry.snid, ..Node::default() },
+                ),
+            };
+            node.addresses = addresses(&entry.addresses);
+            map.set(index, node, 0).map_err(Error::map(name::NODES))?;
+            placed.insert(entry.snid, index);
+        }
+        Ok(placed)
+    }
+
+    /// Gives every label its handle. A handle stays with its label while the maps live.
+    fn place_handles(&mut self, rules: &NodeRules) -> Result<BTreeMap<Label, u32>, Error> {
+        let own = rules.zones.iter().map(|zone| zone.scid).chain([rules.kernel_scid]);
+        let wanted: std::collections::BTreeSet<_> = rules
+            .peers
+            .iter()
+            .map(|(label, _)| *label)
+            .chain(own.map(|scid| Label { snid: rules.snid, scid }))
+            .collect();
+        let mut next = self.handles.len();
+        let limit = self.options.limits.handles;
+        for label in wanted {
+            if self.handles.contains_key(&label) {
+                continue;
+            }
+            next += 1;
+            let handle = u32::try_from(next).ok().filter(|handle| *handle < limit);
+            let handle =
+                handle.ok_or(Error::Limit { what: "handles", needed: next, limit })?;
+            let mut map: Array<&mut MapData, Label> = self.view_mut(name::HANDLES)?;
+            map.set(handle, label, 0).map_err(Error::map(name::HANDLES))?;
+            self.handles.insert(label, handle);
+        }
+        Ok(self.handles.clone())
+    }
+
+    /// Reads back the handles that were given out; 0 is none.
+    pub(crate) fn read_handles(&mut self) -> Result<(), Error> {
+        let map: Array<&MapData, Label> = self.view(name::HANDLES)?;
+        let mut handles = BTreeMap::new();
+        for handle in 1..self.options.limits.handles {
+            let label = map.get(&handle, 0).map_err(Error::map(name::HANDLES))?;
+            if label.snid == 0 {
+                break;
+            }
+            handles.insert(label, handle);
+        }
+        self.handles = handles;
+        Ok(())
+    }
+}
+
+fn addresses(of: &[Ipv4Addr]) -> [u32; NODE_ADDRESSES] {
+    let mut places = [0; NODE_ADDRESSES];
+    for (place, address) in places.iter_mut().zip(of) {
+        *place = u32::from(*address);
+    }
+    places
+}

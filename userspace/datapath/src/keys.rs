@@ -1,0 +1,161 @@
+//! Installing keys. A slot's key is replaced as a whole; an unchanged one keeps its counters.
+
+use aya::maps::{Array, MapData};
+use sigil_common::abi::{
+    key::{EPOCH_SLOTS, Node, RxKey, TxKey},
+    name,
+};
+use sigil_common::icv::{self, Header, MacKey, Suite};
+use sigil_common::replay::SEQ_LIMIT;
+
+use crate::error::Error;
+use crate::load::Datapath;
+
+/// Names a key on disk without telling it: its MAC over a message that no packet yields, for its
+/// first byte is not [`sigil_common::icv::DOMAIN`].
+pub(crate) fn fingerprint(suite: Suite, key: &MacKey) -> String {
+    let message = Header::from_bytes(b"fingerprint of a key in Sigil's state   ");
+    hex::encode(icv::of_message(suite, key, &message, &[]).unwrap_or_default())
+}
+
+/// The keys of one epoch.
+#[derive(Debug)]
+pub struct EpochKeys {
+    /// The key id on the wire.
+    pub key_id: u8,
+    /// The MAC.
+    pub suite: Suite,
+    /// Pairs with this node on one side.
+    pub pairs: Vec<Pair>,
+}
+
+impl EpochKeys {
+    /// Names the epoch on disk without telling its keys.
+    fn fingerprint(&self) -> String {
+        let mut pairs: Vec<_> = self.pairs.iter().collect();
+        pairs.sort_by_key(|pair| (pair.source, pair.target));
+        let each = pairs
+            .iter()
+            .map(|pair| fingerprint(self.suite, &MacKey::prepare(self.suite, &pair.key)));
+        format!("{}-{}", self.key_id, each.collect::<Vec<_>>().join("-"))
+    }
+}
+
+/// The key of one direction.
+pub struct Pair {
+    /// Who stamps with it.
+    pub source: u32,
+    /// Who verifies with it.
+    pub target: u32,
+    /// The key.
+    pub key: zeroize::Zeroizing<[u8; 32]>,
+}
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pair {{ {} -> {}, [redacted] }}", self.source, self.target)
+    }
+}
+
+impl Datapath {
+    /// Installs the keys of up to four epochs. Packets are stamped with the first epoch that this
+    /// node has not lost the counters of, and verified with any of them.
+    ///
+    /// # Errors
+    /// [`Error::EpochUsed`] if no epoch is left to stamp with; [`Error::Limit`], [`Error::Map`].
+    pub fn install_keys(&mut self, epochs: &[EpochKeys]) -> Result<(), Error> {
+        let snid = self.options.snid;
+        let mut usable = None;
+        for epoch in epochs {
+            let known = self.holds_tx(epoch)?;
+            if known || !self.state.used(&epoch.fingerprint()) {
+                usable = usable.or(Some(epoch.key_id));
+            }
+        }
+        if usable.is_none()
+            && let Some(last) = epochs.last()
+        {
+            return Err(Error::EpochUsed { key_id: last.key_id });
+        }
+        // What is verified first, what is stamped last: no peer may get a packet too early.
+        for epoch in epochs {
+            for pair in epoch.pairs.iter().filter(|pair| pair.target == snid) {
+                self.install_rx(epoch, pair)?;
+            }
+        }
+        for epoch in epochs.iter().filter(|epoch| Some(epoch.key_id) == usable) {
+            self.state.mark_used(&epoch.fingerprint())?;
+            for pair in epoch.pairs.iter().filter(|pair| pair.source == snid) {
+                self.install_tx(epoch, pair)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn install_rx(&mut self, epoch: &EpochKeys, pair: &Pair) -> Result<(), Error> {
+        let slot = self.slot(pair.source, epoch.key_id)?;
+        let mac = MacKey::prepare(epoch.suite, &pair.key);
+        let floor = self.state.floor(&fingerprint(epoch.suite, &mac));
+        let mut map: Array<&mut MapData, RxKey> = self.view_mut(name::RX_KEYS)?;
+        let held = map.get(&slot, 0).map_err(Error::map(name::RX_KEYS))?;
+        if held.suite == epoch.suite as u32
+            && held.key_id == u32::from(epoch.key_id)
+            && held.mac.same(&mac)
+        {
+            return Ok(());
+        }
+        let key = RxKey {
+            suite: epoch.suite as u32,
+            key_id: u32::from(epoch.key_id),
+            mac,
+            top: floor,
+            floor,
+            ..RxKey::default()
+        };
+        map.set(slot, key, 0).map_err(Error::map(name::RX_KEYS))
+    }
+
+    fn install_tx(&mut self, epoch: &EpochKeys, pair: &Pair) -> Result<(), Error> {
+        let slot = self.slot(pair.target, epoch.key_id)?;
+        let node = slot / EPOCH_SLOTS;
+        let mac = MacKey::prepare(epoch.suite, &pair.key);
+        let mut map: Array<&mut MapData, TxKey> = self.view_mut(name::TX_KEYS)?;
+        let held = map.get(&slot, 0).map_err(Error::map(name::TX_KEYS))?;
+        let same = held.suite == epoch.suite as u32
+            && held.key_id == u32::from(epoch.key_id)
+            && held.mac.same(&mac);
+        if !same {
+            let key = TxKey {
+                seq: 1,
+                limit: SEQ_LIMIT,
+                suite: epoch.suite as u32,
+                key_id: u32::from(epoch.key_id),
+                mac,
+            };
+            map.set(slot, key, 0).map_err(Error::map(name::TX_KEYS))?;
+        }
+        let mut nodes: Array<&mut MapData, Node> = self.view_mut(name::NODES)?;
+        let mut entry = nodes.get(&node, 0).map_err(Error::map(name::NODES))?;
+        entry.tx_key_id = u32::from(epoch.key_id);
+        nodes.set(node, entry, 0).map_err(Error::map(name::NODES))
+    }
+
+    /// Whether the kernel still counts this epoch's sequence numbers.
+    fn holds_tx(&mut self, epoch: &EpochKeys) -> Result<bool, Error> {
+        let snid = self.options.snid;
+        for pair in epoch.pairs.iter().filter(|pair| pair.source == snid) {
+            let slot = self.slot(pair.target, epoch.key_id)?;
+            let map: Array<&MapData, TxKey> = self.view(name::TX_KEYS)?;
+            let held = map.get(&slot, 0).map_err(Error::map(name::TX_KEYS))?;
+            if held.suite != 0 && held.mac.same(&MacKey::prepare(epoch.suite, &pair.key)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The slot of a node's key, whose index is made if need be.
+    fn slot(&mut self, snid: u32, key_id: u8) -> Result<u32, Error> {
+        Ok(self.node_index(snid)? * EPOCH_SLOTS + u32::from(key_id) % EPOCH_SLOTS)
+    }
+}

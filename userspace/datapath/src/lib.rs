@@ -1,0 +1,32 @@
+//! The only crate that speaks with the kernel: it loads, attaches, pins and feeds the programs.
+//!
+//! Everything lives in pins: maps under `PINS/maps`, links under `PINS/links`. Enforcement goes on
+//! without any process; whoever opens the datapath next adopts what is there.
+//!
+//! Callers: the agent, and tests and benchmarks, which also run single programs.
+
+mod attach;
+mod btf;
+mod counter;
+mod error;
+mod event;
+mod install;
+mod keys;
+mod load;
+mod net;
+mod options;
+mod persist;
+pub mod probe;
+mod sys;
+
+pub use attach::Attached;
+pub use counter::{Counters, EventCounters, PairDrop, Row};
+pub use error::Error;
+pub use event::Events;
+pub use install::Applied;
+pub use keys::{EpochKeys, Pair};
+pub use load::{Datapath, InForce, Origin};
+pub use options::{Limits, Mode, Options};
+
+/// The compiled eBPF object.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sigil.o"));

@@ -1,0 +1,314 @@
+//! Opening the datapath: load the programs, or adopt what is pinned.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, Map, MapData};
+use aya::{Ebpf, EbpfLoader};
+use sigil_common::abi::{
+    ABI_VERSION, Config, Generation, INTERFACES, PASS_ETHERTYPES, config_flag,
+    key::{EPOCH_SLOTS, Node},
+    name,
+};
+use sigil_common::label::Label;
+
+use crate::OBJECT;
+use crate::btf::Btf;
+use crate::error::Error;
+use crate::options::Options;
+use crate::persist::State;
+use crate::sys;
+
+/// A node's kernel side. Dropping it detaches nothing that is pinned.
+pub struct Datapath {
+    pub(crate) options: Options,
+    pub(crate) bpf: Ebpf,
+    pub(crate) origin: Origin,
+    pub(crate) state: State,
+    /// Labels and their handles, as `HANDLES` holds them.
+    pub(crate) handles: BTreeMap<Label, u32>,
+    /// Some zone of this node needs its payload covered.
+    pub(crate) integrity: bool,
+}
+
+impl std::fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Datapath").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Where the datapath came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nothing was pinned.
+    Fresh,
+    /// The pinned programs are this agent's; they go on untouched.
+    Adopted,
+    /// The pinned programs are of another build; they are replaced under the same maps.
+    Upgraded,
+}
+
+/// The generation of rules in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// Rises with every applied policy.
+    pub generation: u32,
+    /// The document's serial.
+    pub serial: u64,
+}
+
+/// Maps that live in pins.
+pub(crate) const PINNED: [&str; 22] = [
+    name::CONFIG,
+    name::GENERATIONS,
+    name::PEERS,
+    name::VERDICTS,
+    name::PORTS,
+    name::ADDRESSES,
+    name::PERIMETER,
+    name::SOCKET_RULES,
+    name::HANDLES,
+    name::NODES,
+    name::TX_KEYS,
+    name::RX_KEYS,
+    name::TASKS,
+    name::SOCKETS,
+    name::CONVERSATIONS,
+    name::FRAGMENTS,
+    name::CLOSING,
+    name::STATS,
+    name::PAIR_STATS,
+    name::EVENTS,
+    name::SEEN,
+    name::EVENT_STATS,
+];
+
+impl Datapath {
+    /// Loads the programs and makes the maps, or adopts those that are pinned. Nothing is attached
+    /// by this.
+    ///
+    /// # Errors
+    /// Every variant of [`Error`]; nothing that ran before is touched.
+    pub fn open(options: &Options) -> Result<(Self, Origin), Error> {
+        require_capabilities()?;
+        let btf = Btf::running().ok_or(Error::Feature {
+            feature: "BTF (/sys/kernel/btf/vmlinux)",
+            remedy: "boot a kernel with CONFIG_DEBUG_INFO_BTF, as every Debian kernel has",
+        })?;
+        let tgid = btf.offset("task_struct", "tgid").ok_or(Error::Feature {
+            feature: "task_struct.tgid in its BTF",
+            remedy: "report this kernel's version",
+        })?;
+        mount(&options.pins)?;
+        let maps = options.pins.join("maps");
+        let held = held(options, &maps)?;
+        fs::create_dir_all(&maps).map_err(Error::io(&maps))?;
+        let state = State::open(&options.state)?;
+
+        let paths: Vec<_> = PINNED.iter().map(|map| (*map, maps.join(map))).collect();
+        let tasks = pid_max();
+        let mut loader = EbpfLoader::new();
+        for (map, path) in &paths {
+            loader.map_pin_path(map, path.as_path());
+        }
+        let limits = options.limits;
+        loader
+            .override_global(name::OFFSET_TGID, &tgid, true)
+            .map_max_entries(name::TASKS, tasks)
+            .map_max_entries(name::NODES, limits.nodes)
+            .map_max_entries(name::TX_KEYS, limits.nodes * EPOCH_SLOTS)
+            .map_max_entries(name::RX_KEYS, limits.nodes * EPOCH_SLOTS)
+            .map_max_entries(name::HANDLES, limits.handles)
+            .map_max_entries(name::CONVERSATIONS, limits.conversations);
+        let bpf = loader.load(OBJECT).map_err(Box::new)?;
+        let origin = match held {
+            None => Origin::Fresh,
+            Some(config) if config.build == build() => Origin::Adopted,
+            Some(_) => Origin::Upgraded,
+        };
+        let mut this = Self { options: options.clone(), bpf, origin, state, handles: BTreeMap::new(), integrity: false };
+        this.configure()?;
+        this.read_handles()?;
+        Ok((this, origin))
+    }
+
+    /// The rules in force, if any were ever applied.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn in_force(&self) -> Result<Option<InForce>, Error> {
+        let generation = self.generation()?;
+        Ok((generation.number != 0)
+            .then_some(InForce { generation: generation.number, serial: generation.serial }))
+    }
+
+    /// The ring of events; can be taken once.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] the second time.
+    pub fn events(&mut self) -> Result<crate::Events, Error> {
+        let map = self.bpf.take_map(name::EVENTS);
+        let map = map.ok_or_else(|| Error::Missing(name::EVENTS.to_owned()))?;
+        let ring = aya::maps::RingBuf::try_from(map).map_err(Error::map(name::EVENTS))?;
+        Ok(crate::Events { ring })
+    }
+
+    pub(crate) fn generation(&self) -> Result<Generation, Error> {
+        let bank = self.config()?.active & 1;
+        let map: Array<&MapData, Generation> = self.view(name::GENERATIONS)?;
+        map.get(&bank, 0).map_err(Error::map(name::GENERATIONS))
+    }
+
+    /// The ScID of a process; 0 for none.
+    ///
+    /// # Errors
+    /// [`Error::Map`] if `pid` lies outside the table.
+    pub fn task_scid(&self, pid: u32) -> Result<u32, Error> {
+        let map: Array<&MapData, u32> = self.view(name::TASKS)?;
+        map.get(&pid, 0).map_err(Error::map(name::TASKS))
+    }
+
+    /// Gives a process a ScID; children that it makes from now on inherit it, sockets that it has
+    /// keep theirs.
+    ///
+    /// # Errors
+    /// [`Error::Map`] if `pid` lies outside the table.
+    pub fn set_task_scid(&mut self, pid: u32, scid: u32) -> Result<(), Error> {
+        let mut map: Array<&mut MapData, u32> = self.view_mut(name::TASKS)?;
+        map.set(pid, scid, 0).map_err(Error::map(name::TASKS))
+    }
+
+    pub(crate) fn config(&self) -> Result<Config, Error> {
+        let map: Array<&MapData, Config> = self.view(name::CONFIG)?;
+        map.get(&0, 0).map_err(Error::map(name::CONFIG))
+    }
+
+    pub(crate) fn set_config(&mut self, config: Config) -> Result<(), Error> {
+        let mut map: Array<&mut MapData, Config> = self.view_mut(name::CONFIG)?;
+        map.set(0, config, 0).map_err(Error::map(name::CONFIG))
+    }
+
+    fn configure(&mut self) -> Result<(), Error> {
+        let mut config = self.config()?;
+        config.abi = ABI_VERSION;
+        config.snid = self.options.snid;
+        config.doi = self.options.doi;
+        config.flags = if self.options.observe { config_flag::OBSERVE } else { 0 };
+        config.pass_ethertypes = [0; PASS_ETHERTYPES];
+        for (place, kind) in config.pass_ethertypes.iter_mut().zip(&self.options.pass_ethertypes) {
+            *place = *kind;
+        }
+        config.interfaces = [0; INTERFACES];
+        let guarded = self.options.interfaces.iter().map(String::as_str).chain(["lo"]);
+        for (place, name) in config.interfaces.iter_mut().zip(guarded) {
+            *place = nix::net::if_::if_nametoindex(name)
+                .map_err(|_| Error::Interface { name: name.to_owned() })?;
+        }
+        self.set_config(config)
+    }
+
+    /// The index of a node in `NODES`, given out if it has none. It stays while the maps live.
+    pub(crate) fn node_index(&mut self, snid: u32) -> Result<u32, Error> {
+        let limit = self.options.limits.nodes;
+        let mut map: Array<&mut MapData, Node> = self.view_mut(name::NODES)?;
+        for index in 0..limit {
+            let mut node = map.get(&index, 0).map_err(Error::map(name::NODES))?;
+            if node.snid == snid {
+                return Ok(index);
+            }
+            if node.snid == 0 {
+                node.snid = snid;
+                map.set(index, node, 0).map_err(Error::map(name::NODES))?;
+                return Ok(index);
+            }
+        }
+        Err(Error::Limit { what: "nodes", needed: limit as usize + 1, limit })
+    }
+
+    /// A map of the object, to read.
+    pub(crate) fn view<'a, M>(&'a self, name: &str) -> Result<M, Error>
+    where
+        M: TryFrom<&'a Map, Error = aya::maps::MapError>,
+    {
+        let map = self.bpf.map(name).ok_or_else(|| Error::Missing(name.to_owned()))?;
+        M::try_from(map).map_err(Error::map(name))
+    }
+
+    /// A map of the object, to write.
+    pub(crate) fn view_mut<'a, M>(&'a mut self, name: &str) -> Result<M, Error>
+    where
+        M: TryFrom<&'a mut Map, Error = aya::maps::MapError>,
+    {
+        let map = self.bpf.map_mut(name).ok_or_else(|| Error::Missing(name.to_owned()))?;
+        M::try_from(map).map_err(Error::map(name))
+    }
+}
+
+/// What is pinned, if anything is.
+fn held(options: &Options, maps: &Path) -> Result<Option<Config>, Error> {
+    let path = maps.join(name::CONFIG);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let unknown = |found: String| Error::Abi {
+        pins: options.pins.clone(),
+        found,
+        expected: ABI_VERSION,
+    };
+    let map = MapData::from_pin(&path).map_err(Error::map(name::CONFIG))?;
+    let map: Array<_, Config> = Array::try_from(Map::Array(map))
+        .map_err(|_| unknown("of another layout".to_owned()))?;
+    let config = map.get(&0, 0).map_err(Error::map(name::CONFIG))?;
+    if config.abi != ABI_VERSION && config.abi != 0 {
+        return Err(unknown(config.abi.to_string()));
+    }
+    if config.snid != options.snid && config.snid != 0 {
+        return Err(Error::Node {
+            pins: options.pins.clone(),
+            found: config.snid,
+            expected: options.snid,
+        });
+    }
+    Ok(Some(config))
+}
+
+/// Fingerprint of the object (FNV-1a): tells builds apart, protects nothing.
+pub(crate) fn build() -> u64 {
+    OBJECT.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+fn require_capabilities() -> Result<(), Error> {
+    const NEEDED: [(u32, &str); 4] =
+        [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+    let held = sys::capabilities();
+    let missing: Vec<_> =
+        NEEDED.iter().filter(|(bit, _)| held & 1 << bit == 0).map(|(_, name)| *name).collect();
+    if missing.is_empty() { Ok(()) } else { Err(Error::Privilege { missing: missing.join(", ") }) }
+}
+
+/// Makes sure the pin directory is on a bpffs.
+fn mount(pins: &Path) -> Result<(), Error> {
+    fs::create_dir_all(pins).map_err(Error::io(pins))?;
+    if sys::is_bpffs(pins).map_err(Error::io(pins))? {
+        return Ok(());
+    }
+    let none: Option<&Path> = None;
+    let (kind, flags) = (Some("bpf"), nix::mount::MsFlags::MS_NOEXEC | nix::mount::MsFlags::MS_NOSUID);
+    nix::mount::mount(Some("bpf"), pins, kind, flags, none)
+        .map_err(|error| Error::Io { path: pins.to_owned(), source: error.into() })
+}
+
+/// The table of process labels holds every id that the kernel may give out.
+fn pid_max() -> u32 {
+    const MOST: u32 = 1 << 22;
+    let text = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
+    text.trim().parse().map_or(MOST, |max: u32| max.min(MOST)) + 1
+}
+
+/// Where links are pinned.
+pub(crate) fn links(options: &Options) -> PathBuf {
+    options.pins.join("links")
+}

@@ -1,0 +1,302 @@
+//! Room for the label: routes get an MTU that leaves it free, and super-frames a size that it can
+//! count. Both are given back on detach.
+//!
+//! The device keeps its own MTU: received packets are that long. TCP takes the route's MTU for its
+//! segments and its MSS, UDP for fragments and EMSGSIZE.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use serde::{Deserialize, Serialize};
+use sigil_common::wire::option::{AUTH_LEN, SEGMENTS_MAX};
+
+use crate::error::Error;
+
+/// Bytes that a label takes at most.
+const ROOM: u32 = AUTH_LEN as u32;
+
+/// The local table: addresses of this node, which no label travels to.
+const TABLE_LOCAL: u32 = 255;
+
+/// What was changed on an interface, and how it was before.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reserved {
+    /// The device's `gso_max_segs` before.
+    pub(crate) gso_max_segs: Option<u32>,
+    /// Route → its MTU metric before (0: none).
+    pub(crate) routes: BTreeMap<String, u32>,
+}
+
+/// What is known of an interface.
+#[derive(Debug, Clone)]
+pub(crate) struct Interface {
+    pub(crate) index: u32,
+    pub(crate) mtu: u32,
+    pub(crate) gso_max_segs: u32,
+    pub(crate) master: Option<u32>,
+    /// A link between namespaces of this machine, where super-frames cross whole.
+    pub(crate) virtual_link: bool,
+}
+
+/// A connection to the kernel's routing tables.
+pub(crate) struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    pub(crate) fn open() -> Result<Self, Error> {
+        let open = || -> io::Result<Socket> {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|source| failed("open netlink", source))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Looks an interface up by name.
+    pub(crate) fn interface(&mut self, name: &str) -> Result<Interface, Error> {
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let answers = self
+            .ask(RouteNetlinkMessage::GetLink(request), NLM_F_REQUEST)
+            .map_err(|_| Error::Interface { name: name.to_owned() })?;
+        for answer in answers {
+            if let RouteNetlinkMessage::NewLink(link) = answer {
+                return Ok(describe(&link));
+            }
+        }
+        Err(Error::Interface { name: name.to_owned() })
+    }
+
+    /// Limits the segments of a super-frame.
+    pub(crate) fn set_gso_max_segs(&mut self, index: u32, segments: u32) -> Result<(), Error> {
+        let mut request = LinkMessage::default();
+        request.header.index = index;
+        request.attributes.push(LinkAttribute::GsoMaxSegs(segments));
+        self.ask(RouteNetlinkMessage::SetLink(request), NLM_F_REQUEST | NLM_F_ACK)
+            .map(drop)
+            .map_err(|source| failed("limit the segments of super-frames", source))
+    }
+
+    /// Every unicast route out of an interface, with its MTU metric (0: none).
+    fn routes(&mut self, index: u32) -> Result<Vec<(RouteMessage, u32)>, Error> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        let answers = self
+            .ask(RouteNetlinkMessage::GetRoute(request), NLM_F_REQUEST | NLM_F_DUMP)
+            .map_err(|source| failed("read the routes", source))?;
+        let routes = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        });
+        Ok(routes
+            .filter(|route| {
+                route.header.kind == RouteType::Unicast
+                    && table(route) != TABLE_LOCAL
+                    && route.attributes.iter().any(|a| matches!(a, RouteAttribute::Oif(i) if *i == index))
+            })
+            .map(|route| {
+                let mtu = mtu(&route);
+                (route, mtu)
+            })
+            .collect())
+    }
+
+    /// Gives every route out of an interface an MTU with room for the label.
+    pub(crate) fn reserve(&mut self, of: &Interface, reserved: &mut Reserved) -> Result<(), Error> {
+        let room = of.mtu.saturating_sub(ROOM);
+        for (route, mtu) in self.routes(of.index)? {
+            if mtu != 0 && mtu <= room {
+                continue;
+            }
+            reserved.routes.entry(key(&route)).or_insert(mtu);
+            self.replace(with_mtu(route, room))?;
+        }
+        Ok(())
+    }
+
+    /// Gives back what [`Netlink::reserve`] took; routes that have another MTU by now keep it.
+    pub(crate) fn release(&mut self, of: &Interface, reserved: &Reserved) -> Result<(), Error> {
+        let room = of.mtu.saturating_sub(ROOM);
+        for (route, mtu) in self.routes(of.index)? {
+            if let Some(before) = reserved.routes.get(&key(&route))
+                && mtu == room
+            {
+                self.replace(with_mtu(route, *before))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes every socket look its route up again, by replacing a route with itself.
+    pub(crate) fn flush_routes(&mut self, of: &Interface) -> Result<(), Error> {
+        match self.routes(of.index)?.into_iter().next() {
+            Some((route, mtu)) => self.replace(with_mtu(route, mtu)),
+            None => Ok(()),
+        }
+    }
+
+    fn replace(&mut self, route: RouteMessage) -> Result<(), Error> {
+        let name = key(&route);
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE;
+        self.ask(RouteNetlinkMessage::NewRoute(route), flags)
+            .map(drop)
+            .map_err(|source| failed(&format!("change the MTU of route {name}"), source))
+    }
+
+    /// One request and all its answers.
+    fn ask(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = NetlinkMessage::from(request);
+        message.header.flags = flags;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+
+        let mut answers = Vec::new();
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            let mut rest = datagram.as_slice();
+            while !rest.is_empty() {
+                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                    .map_err(|error| io::Error::other(error.to_string()))?;
+                let length = (answer.header.length as usize).next_multiple_of(4).max(16);
+                rest = rest.get(length..).unwrap_or_default();
+                if answer.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match answer.payload {
+                    NetlinkPayload::Done(_) => return Ok(answers),
+                    NetlinkPayload::Error(error) => {
+                        return if error.code.is_none() { Ok(answers) } else { Err(error.to_io()) };
+                    }
+                    NetlinkPayload::InnerMessage(inner) => {
+                        answers.push(inner);
+                        if flags & (NLM_F_DUMP | NLM_F_ACK) == 0 {
+                            return Ok(answers);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// An interface's name by its index.
+pub(crate) fn name_of(index: u32) -> String {
+    nix::net::if_::if_indextoname(index)
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| index.to_string())
+}
+
+/// The most segments that a label counts, or one where payloads must be covered.
+pub(crate) const fn gso_limit(integrity: bool) -> u32 {
+    if integrity { 1 } else { SEGMENTS_MAX }
+}
+
+fn describe(link: &LinkMessage) -> Interface {
+    let mut found = Interface {
+        index: link.header.index,
+        mtu: 1500,
+        gso_max_segs: 65535,
+        master: None,
+        virtual_link: false,
+    };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::Mtu(mtu) => found.mtu = *mtu,
+            LinkAttribute::GsoMaxSegs(segments) => found.gso_max_segs = *segments,
+            LinkAttribute::Controller(master) if *master != 0 => found.master = Some(*master),
+            LinkAttribute::LinkInfo(infos) => {
+                found.virtual_link |= infos.iter().any(|info| {
+                    matches!(info, LinkInfo::Kind(InfoKind::Veth))
+                        || matches!(info, LinkInfo::Kind(InfoKind::Other(kind)) if kind == "netkit")
+                });
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn table(route: &RouteMessage) -> u32 {
+    let long = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    long.unwrap_or_else(|| u32::from(route.header.table))
+}
+
+fn mtu(route: &RouteMessage) -> u32 {
+    let metrics = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => Some(metrics),
+        _ => None,
+    });
+    metrics
+        .into_iter()
+        .flatten()
+        .find_map(|metric| match metric {
+            RouteMetric::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        })
+        .unwrap_or(0)
+}
+
+/// The route with another MTU metric; 0 takes it away.
+fn with_mtu(mut route: RouteMessage, mtu: u32) -> RouteMessage {
+    let mut metrics = Vec::new();
+    for attribute in &route.attributes {
+        if let RouteAttribute::Metrics(held) = attribute {
+            metrics.extend(held.iter().filter(|m| !matches!(m, RouteMetric::Mtu(_))).cloned());
+        }
+    }
+    if mtu != 0 {
+        metrics.push(RouteMetric::Mtu(mtu));
+    }
+    route.attributes.retain(|attribute| {
+        !matches!(attribute, RouteAttribute::Metrics(_) | RouteAttribute::CacheInfo(_))
+    });
+    if !metrics.is_empty() {
+        route.attributes.push(RouteAttribute::Metrics(metrics));
+    }
+    route
+}
+
+/// Names a route: table, destination, gateway, priority.
+fn key(route: &RouteMessage) -> String {
+    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let (mut gateway, mut priority) = (String::new(), String::new());
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => {
+                gateway = format!(" via {}", IpAddr::V4(*address));
+            }
+            RouteAttribute::Priority(value) => priority = format!(" metric {value}"),
+            _ => {}
+        }
+    }
+    let length = route.header.destination_prefix_length;
+    format!("{destination}/{length}{gateway}{priority} table {}", table(route))
+}
+
+fn failed(action: &str, source: io::Error) -> Error {
+    Error::Netlink { action: action.to_owned(), source }
+}

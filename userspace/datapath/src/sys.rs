@@ -1,0 +1,93 @@
+//! The few calls of bpf(2) and statfs(2) that aya does not offer.
+#![expect(unsafe_code, reason = "raw system calls")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+#[repr(C)]
+struct InfoAttr {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+/// The head of `struct bpf_link_info`, up to what XDP and TCX links tell.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    pad: u32,
+    interface: u32,
+    attach: u32,
+    rest: [u64; 8],
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct GetAttr {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// The interface that a pinned XDP or TCX link is attached to; 0 if it is gone.
+pub(crate) fn link_interface(pin: &Path) -> io::Result<u32> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let attr = GetAttr { path: path.as_ptr() as u64, ..GetAttr::default() };
+    // SAFETY: the attribute has the layout that this command reads; the path is terminated.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of::<GetAttr>())
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that the kernel just gave us; nobody else has it.
+    let link = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)) };
+    let mut info = LinkInfo::default();
+    let attr = InfoAttr {
+        fd: link.as_raw_fd().cast_unsigned(),
+        len: size_of::<LinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the attribute has the layout that this command reads, and `info` has room.
+    let failed = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw const attr,
+            size_of::<InfoAttr>(),
+        )
+    };
+    if failed < 0 { Err(io::Error::last_os_error()) } else { Ok(info.interface) }
+}
+
+/// Whether a directory lies on a bpffs.
+pub(crate) fn is_bpffs(path: &Path) -> io::Result<bool> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all-zero is a value of this plain struct.
+    let mut info: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a terminated string, and room for the answer.
+    if unsafe { libc::statfs(path.as_ptr(), &raw mut info) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(info.f_type == BPF_FS_MAGIC)
+}
+
+/// Effective capabilities of this process, a bit each.
+pub(crate) fn capabilities() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0)
+}
