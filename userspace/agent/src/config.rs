@@ -97,7 +97,7 @@ impl Config {
     pub(crate) fn options(&self) -> Result<datapath::Options> {
         let mut limits = datapath::Limits::default();
         let set = |limit: &mut u32, wanted: Option<NonZeroU32>| {
-            *limit = wanted.map_or(*limit, NonZeroU32::get)
+            *limit = wanted.map_or(*limit, NonZeroU32::get);
         };
         set(&mut limits.nodes, self.limits.nodes);
         set(&mut limits.handles, self.limits.handles);

@@ -1,8 +1,7 @@
 //! Documents: compiling them for this node, and keeping the one in force.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -79,18 +78,23 @@ pub(crate) fn serial(document: &Document) -> Option<u64> {
 
 /// Diagnostics with the lines they are about.
 fn render(report: &Report) -> String {
-    let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor());
-    let mut text = String::new();
+    const WIDTH: usize = 100;
+    let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
+        .with_width(WIDTH)
+        .with_links(false);
+    let mut parts: Vec<String> = Vec::new();
     for diagnostic in &report.diagnostics {
+        let mut text = String::new();
         // Writing to a string does not fail.
         let _ = handler.render_report(&mut text, diagnostic);
+        parts.push(text.trim_matches('\n').to_owned());
     }
-    for (more, severity) in [(report.more_errors, "error"), (report.more_warnings, "warning")] {
+    for (more, what) in [(report.more_errors, "errors"), (report.more_warnings, "warnings")] {
         if more > 0 {
-            let _ = writeln!(text, "and {more} more {severity}(s)");
+            parts.push(format!("and {more} more {what}"));
         }
     }
-    text
+    parts.join("\n\n")
 }
 
 /// The document in force, as it is kept in the state directory.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::agent::{load, run, stats, status, watch};
 use crate::{keys, label, pages, policy};
 
 /// Checks policies, decodes labels, makes keys and talks to the node's agent.
@@ -71,6 +72,16 @@ pub(crate) enum Command {
     Label(label::Args),
     /// Make key files
     Keys(keys::Args),
+    /// Put a policy in force on this node; exit 1 if it is refused
+    Load(load::Args),
+    /// Say how the node's agent is; exit 1 if something is amiss
+    Status(status::Args),
+    /// Show what was seen, accepted and dropped, by hook, reason and node
+    Stats(stats::Args),
+    /// Show drops and alarms as they happen
+    Watch(watch::Args),
+    /// Run a command in a zone
+    Run(run::Args),
     /// Print the completions of a shell
     Completions(pages::CompletionsArgs),
     /// Print the manual page, or write one for each command

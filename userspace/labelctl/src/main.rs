@@ -3,6 +3,7 @@
 //! One module for each noun, each with its clap `Args` and a `run`. Data goes to stdout, all else to
 //! stderr; exit 0 is yes, 1 is a "no" answer, 2 is wrong usage or failure, and a broken pipe is 0.
 
+mod agent;
 mod cli;
 mod keys;
 mod label;
@@ -24,6 +25,11 @@ fn main() -> ExitCode {
         Command::Policy(args) => policy::run(&args, &global),
         Command::Label(args) => label::run(&args, &global),
         Command::Keys(args) => keys::run(&args, &global),
+        Command::Load(args) => agent::load::run(&args, &global),
+        Command::Status(args) => agent::status::run(&args, &global),
+        Command::Stats(args) => agent::stats::run(&args, &global),
+        Command::Watch(args) => agent::watch::run(&args, &global),
+        Command::Run(args) => agent::run::run(&args, &global),
         Command::Completions(args) => pages::completions(&args),
         Command::Man(args) => pages::man(&args),
     };

@@ -88,7 +88,7 @@ fn compiled(file: &Path, in_force: Option<u64>) -> Result<Result<Compiled, Repor
 }
 
 /// The document's bytes; of one that is too large, enough for the compiler to say so.
-fn read(file: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(file: &Path) -> io::Result<Vec<u8>> {
     let most = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
     if file == Path::new("-") {
@@ -99,12 +99,12 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn name(file: &Path) -> String {
+pub(crate) fn name(file: &Path) -> String {
     if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() }
 }
 
 /// Prints diagnostics for people, on stderr.
-fn render(report: &Report, global: &Global) -> Result<()> {
+pub(crate) fn render(report: &Report, global: &Global) -> Result<()> {
     let mut stderr = io::stderr().lock();
     let theme = if global.colors(&stderr) {
         GraphicalTheme::unicode()
