@@ -22,12 +22,16 @@ use crate::packet::Source;
 #[btf_map]
 static MAC_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
-/// One message at work. In a map, because the stack has no room for it.
+/// One message at work. In a map, because the stack has no room for it, and because the functions
+/// that work on it take no pointers.
 #[repr(C)]
 struct Work {
     scratch: Scratch,
     header: Header,
+    key: MacKey,
     payload: Payload,
+    /// A [`Suite`].
+    suite: u32,
     icv: Icv,
 }
 
@@ -60,36 +64,74 @@ pub(crate) fn icv(
     // SAFETY: this CPU's own element, and no other reference to it lives meanwhile.
     let work = unsafe { &mut *MAC_WORK.get_ptr_mut(0).ok_or(DropReason::NoMemory)? };
     work.header = *header;
-    let Some(payload) = payload else {
-        of_header(suite, key, work);
-        return Ok(work.icv);
+    work.key = *key;
+    work.suite = suite as u32;
+    let status = match payload {
+        None => mac_of_header(),
+        Some(payload) => {
+            work.payload = payload;
+            match source {
+                Source::Skb(skb) | Source::SkbNetwork(skb) => mac_of_skb(skb),
+                Source::Xdp(xdp) => mac_of_xdp(xdp),
+            }
+        }
     };
-    work.payload = payload;
-    match source {
-        Source::Skb(skb) | Source::SkbNetwork(skb) => of_packet(Skb(skb), suite, key, work),
-        Source::Xdp(xdp) => of_packet(Xdp(xdp), suite, key, work),
-    }?;
-    Ok(work.icv)
-}
-
-#[inline(never)]
-fn of_header(suite: Suite, key: &MacKey, work: &mut Work) {
-    work.icv = icv::of_header(suite, key, &work.header, &mut work.scratch);
-}
-
-#[inline(never)]
-fn of_packet<P: Load>(
-    packet: P,
-    suite: Suite,
-    key: &MacKey,
-    work: &mut Work,
-) -> Result<(), DropReason> {
-    if work.payload.len > PAYLOAD_MAX {
-        return Err(DropReason::TooBig);
+    match DropReason::try_from(status) {
+        Ok(reason) => Err(reason),
+        Err(_) => Ok(work.icv),
     }
-    work.scratch.begin(suite, key, &work.header);
-    work.icv = cover(packet, suite, work.payload, &mut work.scratch)?;
-    Ok(())
+}
+
+/// What the functions below return when the ICV is in [`Work`], else a [`DropReason`].
+const DONE: u32 = 0;
+
+// Functions with external linkage are verified once, for any caller and any argument. As part of
+// their callers they would be verified again for every state that reaches them, and there are
+// thousands of instructions in a hash.
+
+/// The ICV of a header.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn mac_of_header() -> u32 {
+    let Some(work) = MAC_WORK.get_ptr_mut(0) else { return DropReason::NoMemory as u32 };
+    // SAFETY: as in `icv`, which waits for this function.
+    let work = unsafe { &mut *work };
+    let Ok(suite) = Suite::try_from(work.suite as u8) else { return DropReason::NoKey as u32 };
+    work.icv = icv::of_header(suite, &work.key, &work.header, &mut work.scratch);
+    DONE
+}
+
+/// The ICV of a packet and its payload, at TC.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn mac_of_skb(skb: *mut __sk_buff) -> u32 {
+    of_packet(Skb(skb))
+}
+
+/// The ICV of a packet and its payload, at XDP.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn mac_of_xdp(xdp: *mut xdp_md) -> u32 {
+    of_packet(Xdp(xdp))
+}
+
+#[inline(always)]
+fn of_packet<P: Load>(packet: P) -> u32 {
+    let Some(work) = MAC_WORK.get_ptr_mut(0) else { return DropReason::NoMemory as u32 };
+    // SAFETY: as in `icv`, which waits for this function.
+    let work = unsafe { &mut *work };
+    let Ok(suite) = Suite::try_from(work.suite as u8) else { return DropReason::NoKey as u32 };
+    if work.payload.len > PAYLOAD_MAX {
+        return DropReason::TooBig as u32;
+    }
+    work.scratch.begin(suite, &work.key, &work.header);
+    match cover(packet, suite, work.payload, &mut work.scratch) {
+        Ok(icv) => {
+            work.icv = icv;
+            DONE
+        }
+        Err(reason) => reason as u32,
+    }
 }
 
 /// One type for each kind of context: a callback that might call the other kind's helper does not

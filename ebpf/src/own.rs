@@ -44,7 +44,9 @@ pub(crate) fn scan(skb: *mut __sk_buff, len: u32) -> Result<(), DropReason> {
         if bpf_skb_load_bytes(skb.cast(), (ETH_LEN + IP_LEN) as u32, to, len) != 0 {
             return Err(DropReason::Truncated);
         }
-        bpf_loop(len, step as *mut c_void, walk.cast(), 0)
+        // The helper hands on pointers to the stack only.
+        let mut context = walk;
+        bpf_loop(len, step as *mut c_void, (&raw mut context).cast(), 0)
     };
     if run < 0 {
         return Err(DropReason::Truncated);
@@ -58,10 +60,10 @@ pub(crate) fn scan(skb: *mut __sk_buff, len: u32) -> Result<(), DropReason> {
 }
 
 /// Takes one byte.
-unsafe extern "C" fn step(index: u64, walk: *mut c_void) -> i64 {
-    let walk = walk.cast::<Walk>();
+unsafe extern "C" fn step(index: u64, context: *mut c_void) -> i64 {
     // SAFETY: what `scan` passed; the mask keeps the index within the array.
     unsafe {
+        let walk = *context.cast::<*mut Walk>();
         let byte = (&raw const (*walk).options).cast::<u8>().add(index as usize & (ROOM - 1)).read();
         (*walk).scanner.take(byte);
     }

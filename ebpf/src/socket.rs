@@ -162,24 +162,35 @@ fn hook(ctx: &SockAddrContext, asked: Asked, call: Call) -> i32 {
         return finish(Ok(()), 0, flow, &Process::default());
     };
     let process = Process::of(Some(state));
-    let rules = match Rules::now() {
-        Ok(rules) => rules,
-        Err(_) if state.scid == 0 => return finish(Ok(()), 0, flow, &process),
-        Err(reason) => return finish(Err(reason.into()), state.scid, flow, &process),
+    let given = state.scid;
+    let outcome = match Rules::now() {
+        Ok(rules) => judge(&rules, state, given, asked, call),
+        Err(_) if given == 0 => Ok(()),
+        Err(reason) => Err(reason.into()),
     };
-    let scid = rules.scid_or_default(state.scid);
-    let outcome = match call {
-        Call::Bind => bind(&rules, state, scid, asked),
-        Call::Connect => connect(&rules, state, scid, asked),
-        Call::Sendmsg => sendmsg(&rules, state, scid, asked),
-    };
-    finish(outcome, state.scid, flow, &process)
+    finish(outcome, given, flow, &process)
+}
+
+#[inline(always)]
+fn judge(
+    rules: &Rules,
+    state: &mut SocketState,
+    given: u32,
+    asked: Asked,
+    call: Call,
+) -> Result<(), Refusal> {
+    let scid = rules.scid_or_default(given);
+    match call {
+        Call::Bind => bind(rules, given, scid, asked),
+        Call::Connect => connect(rules, state, given, scid, asked),
+        Call::Sendmsg => sendmsg(rules, state, given, scid, asked),
+    }
 }
 
 /// `bind(2)`: a declared port belongs to its zone.
 #[inline(always)]
-fn bind(rules: &Rules, state: &mut SocketState, scid: u32, asked: Asked) -> Result<(), Refusal> {
-    if state.scid != 0 {
+fn bind(rules: &Rules, given: u32, scid: u32, asked: Asked) -> Result<(), Refusal> {
+    if given != 0 {
         permitted(rules, scid, BIND)?;
     }
     match rules.port(rules.config.snid, asked.protocol, asked.port) {
@@ -192,25 +203,37 @@ fn bind(rules: &Rules, state: &mut SocketState, scid: u32, asked: Asked) -> Resu
 
 /// `connect(2)`: a new conversation, with a peer of its own.
 #[inline(always)]
-fn connect(rules: &Rules, state: &mut SocketState, scid: u32, asked: Asked) -> Result<(), Refusal> {
+fn connect(
+    rules: &Rules,
+    state: &mut SocketState,
+    given: u32,
+    scid: u32,
+    asked: Asked,
+) -> Result<(), Refusal> {
     state.peer = 0;
     state.flags = 0;
     write(&mut state.ingress, 0);
     write(&mut state.egress, 0);
-    if state.scid != 0 {
+    if given != 0 {
         permitted(rules, scid, CONNECT)?;
     }
-    reach(rules, state.scid, scid, asked, true)
+    reach(rules, given, scid, asked, true)
 }
 
 /// `sendto(2)` on a socket that is connected to nobody.
 #[inline(always)]
-fn sendmsg(rules: &Rules, state: &mut SocketState, scid: u32, asked: Asked) -> Result<(), Refusal> {
+fn sendmsg(
+    rules: &Rules,
+    state: &SocketState,
+    given: u32,
+    scid: u32,
+    asked: Asked,
+) -> Result<(), Refusal> {
     let word = egress_word(asked.address, asked.port, rules.number());
     if asked.v4 && read(&state.egress) == word {
         return Ok(());
     }
-    reach(rules, state.scid, scid, asked, false)
+    reach(rules, given, scid, asked, false)
 }
 
 /// May a process send there? `given` is the ScID it was given, `scid` what it counts as.

@@ -167,6 +167,17 @@ impl Sender {
     }
 }
 
+/// The state of a packet's socket, if it is a full one.
+#[inline(always)]
+pub(crate) fn state_of(sk: *mut bpf_sock) -> Option<&'static mut SocketState> {
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: not null.
+    let full = unsafe { bpf_sk_fullsock(sk) };
+    if full.is_null() { None } else { SOCKETS.of(full) }
+}
+
 /// The connection of a TCP segment that leaves.
 #[inline(always)]
 fn closing_key(ip: Ipv4, transport: u32) -> ClosingKey {

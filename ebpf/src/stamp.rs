@@ -14,9 +14,9 @@ use sigil_common::{
         key::{EPOCH_SLOTS, TxKey},
         policy::{PROTECTION_INTEGRITY, PROTECTION_LABEL},
         rule::NO_NODE,
-        socket::{Conversation, ConversationKey, SocketState, socket_flag},
+        socket::{Conversation, ConversationKey, socket_flag},
     },
-    decide::{self, Sending, protocol},
+    decide::{self, Refusal, Sending, protocol},
     icv::{ChecksumField, IcvInput, Suite},
     label::Label,
     verdict::{DropReason, Hook},
@@ -36,7 +36,7 @@ use crate::{
     },
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Refused, Rules},
-    source::{Kind, Sender, remember_closing},
+    source::{self, Kind, Sender, remember_closing},
 };
 
 /// The state of a socket that is connected to nothing.
@@ -53,60 +53,68 @@ pub fn tc_stamp(ctx: TcContext) -> i32 {
             report::accepted(Hook::Egress);
             TC_ACT_UNSPEC
         }
-        Err((refused, process)) => {
-            let flow = Flow::of(Source::Skb(ctx.skb.skb));
-            match report::refuse(Hook::Egress, &refused, &flow, &process) {
-                Fate::Drop => TC_ACT_SHOT as i32,
-                Fate::Pass => TC_ACT_UNSPEC,
-            }
-        }
+        Err(refusal) => match refuse(&ctx, refusal) {
+            Fate::Drop => TC_ACT_SHOT as i32,
+            Fate::Pass => TC_ACT_UNSPEC,
+        },
     }
 }
 
-type Outcome<T> = Result<T, (Refused, Process)>;
-
-/// What of a packet does not fit the rules, before its sender is known.
-fn nobody(reason: DropReason) -> (Refused, Process) {
-    (reason.into(), Process::default())
+/// Counts and reports a refused packet. Whose it was is found out again: nothing of it is kept on
+/// the stack for the packets that pass.
+#[inline(never)]
+fn refuse(ctx: &TcContext, refusal: Refusal) -> Fate {
+    let flow = Flow::of(Source::Skb(ctx.skb.skb));
+    let (mut source, mut target) = (Label::default(), Label::default());
+    let mut process = Process::default();
+    if let Ok(rules) = Rules::now() {
+        source = rules.own(0);
+        // SAFETY: the context's own field; the verifier knows it may be null.
+        let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+        if let Some(state) = source::state_of(sk) {
+            source.scid = rules.scid_or_default(state.scid);
+            process = Process::of(Some(state));
+        }
+        if let Ok(route) = rules.route(flow.target_address, flow.protocol as u8, flow.target_port) {
+            target = route.peer;
+        }
+    }
+    report::refuse_inline(Hook::Egress, &refusal.between(source, target), &flow, &process)
 }
 
 #[inline(always)]
-fn egress(ctx: &TcContext) -> Outcome<()> {
+fn egress(ctx: &TcContext) -> Result<(), Refusal> {
     let window = Window::of_skb(ctx);
-    let rules = Rules::now().map_err(nobody)?;
+    let rules = Rules::now()?;
     // SAFETY: the context's own field.
     let tagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
-    match window.ethertype().map_err(nobody)? {
-        _ if tagged => return Err(nobody(DropReason::EtherType)),
+    match window.ethertype()? {
+        _ if tagged => return Err(DropReason::EtherType.into()),
         ETH_P_IP => {}
         ETH_P_ARP => return Ok(()),
-        ETH_P_IPV6 => return Err(nobody(DropReason::Ipv6)),
+        ETH_P_IPV6 => return Err(DropReason::Ipv6.into()),
         other if rules.config.pass_ethertypes.contains(&other) => return Ok(()),
-        _ => return Err(nobody(DropReason::EtherType)),
+        _ => return Err(DropReason::EtherType.into()),
     }
-    let ip = packet::ipv4(window, ctx.len()).map_err(nobody)?;
+    let ip = packet::ipv4(window, ctx.len())?;
     let transport = packet::transport(window, ip);
     let sender = Sender::of(ctx, &rules, ip, transport);
     if sender.kind == Kind::Forwarded {
         return Ok(());
     }
-    let send = judge(ctx, &rules, ip, transport, &sender)
-        .map_err(|refused| (refused, Process::of(sender.state().as_deref())))?;
+    let send = judge(ctx, &rules, ip, transport, &sender)?;
     if ip.protocol() == protocol::TCP && closes(window, ip) {
         remember_closing(ip, transport, send.label.scid);
     }
-    if send.node == NO_NODE {
-        return Ok(());
+    if send.node != NO_NODE {
+        stamp(ctx, ip, transport, &send)?;
     }
-    stamp(ctx, ip, transport, &send)
-        .map_err(|reason| (reason.between(send.label, send.peer), Process::of(sender.state().as_deref())))
+    Ok(())
 }
 
 /// A packet that may leave, and how.
 struct Send {
     label: Label,
-    /// For reports; known on the slow path only.
-    peer: Label,
     node: u32,
     protection: u8,
 }
@@ -119,25 +127,22 @@ fn judge(
     ip: Ipv4,
     transport: u32,
     sender: &Sender,
-) -> Result<Send, Refused> {
+) -> Result<Send, Refusal> {
     let port = match ip.protocol() {
         protocol::TCP | protocol::UDP | protocol::SCTP => ports(transport).1,
         _ => 0,
     };
-    let scid = sender
-        .scid()
-        .map_err(|reason| reason.between(rules.own(0), Label::default()))?;
+    let scid = sender.scid()?;
     let label = rules.own(scid);
     let Some(state) = sender.state() else {
-        let (peer, node, sending) = ask(rules, ip, port, scid, sender.kind, None)?;
-        return Ok(Send { label, peer, node, protection: sending.protection });
+        let (_, node, sending) = ask(rules, ip, port, scid, sender.kind, 0)?;
+        return Ok(Send { label, node, protection: sending.protection });
     };
     let word = egress_word(ip.target(), port, rules.number());
     let send = if read(&state.egress) == word {
-        let peer = Label { snid: 0, scid: 0 };
-        Send { label, peer, node: state.node, protection: state.protection }
+        Send { label, node: state.node, protection: state.protection }
     } else {
-        let (peer, node, sending) = ask(rules, ip, port, scid, sender.kind, Some(state))?;
+        let (peer, node, sending) = ask(rules, ip, port, scid, sender.kind, state.peer)?;
         if sending.alarm_line != 0 {
             let used = Refused { reason: DropReason::Denied, line: sending.alarm_line,
                 source: label, target: peer };
@@ -151,7 +156,7 @@ fn judge(
         state.node = node;
         state.protection = sending.protection;
         write(&mut state.egress, word);
-        Send { label, peer, node, protection: sending.protection }
+        Send { label, node, protection: sending.protection }
     };
     if state.flags & socket_flag::OPENED != 0 && unconnected(sender.sk) {
         open_conversation(ctx, ip, port);
@@ -167,27 +172,22 @@ fn ask(
     port: u16,
     scid: u32,
     kind: Kind,
-    state: Option<&SocketState>,
-) -> Result<(Label, u32, Sending), Refused> {
-    let own = rules.own(scid);
-    let route = rules
-        .route(ip.target(), ip.protocol(), port)
-        .map_err(|reason| reason.between(own, Label::default()))?;
+    pinned: u64,
+) -> Result<(Label, u32, Sending), Refusal> {
+    let route = rules.route(ip.target(), ip.protocol(), port)?;
     let mut peer = route.peer;
     // Whoever answered on this conversation is more exact than what the port's number tells.
-    if let Some(state) = state
-        && Label::from_word(state.peer).snid == peer.snid
-    {
-        peer = Label::from_word(state.peer);
+    if Label::from_word(pinned).snid == peer.snid {
+        peer = Label::from_word(pinned);
     }
     let verdict = rules.between(peer, scid);
     let sending = match kind {
         Kind::Packet if route.node != NO_NODE => {
-            return Err(DropReason::PacketSocket.between(own, peer));
+            return Err(DropReason::PacketSocket.into());
         }
         Kind::Answer => rules.kernel_answer(peer, scid),
         Kind::Kernel if answers(ip) => rules.kernel_answer(peer, scid),
-        _ => decide::send(verdict).map_err(|refusal| refusal.between(own, peer))?,
+        _ => decide::send(verdict)?,
     };
     Ok((peer, route.node, sending))
 }

@@ -187,7 +187,7 @@ fn judge(
     } else {
         let label = unlabelled(&rules, ip)?;
         // The operator vouches for hosts of the perimeter: no protection can be asked of them.
-        (rules.peer(label).copied(), label, PROTECTION_INTEGRITY)
+        (rules.peer(label), label, PROTECTION_INTEGRITY)
     };
     let Some(peer) = peer else { return Err(DropReason::NoRule.into()) };
     let icmp_type = (transport >> 24) as u8;
@@ -201,7 +201,7 @@ fn judge(
     } else {
         rules.verdict(peer.class, rules.generation.kernel_scid)
     };
-    decide::arrive(taker, &peer, kernel, protection)?;
+    decide::arrive(taker, peer, kernel, protection)?;
     if ip.fragment() != 0 {
         one_label(ip, source)?;
     }
@@ -219,10 +219,10 @@ fn labelled(
     transport: u32,
     tag: LabelTag,
     whole: bool,
-) -> Result<(Option<Peer>, u8), DropReason> {
-    let peer = rules.peer(tag.label).copied();
+) -> Result<(Option<&'static Peer>, u8), DropReason> {
+    let peer = rules.peer(tag.label);
     // A label without any rule still deserves its true reason: forged or merely not allowed.
-    let node = match &peer {
+    let node = match peer {
         Some(peer) => peer.node,
         None => rules.node_at(ip.source()).ok_or(DropReason::UnknownNode)?.node,
     };
