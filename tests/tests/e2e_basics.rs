@@ -67,8 +67,10 @@ fn counted_udp(mode: &str) -> Result<()> {
 
 fn pinged(mode: &str) -> Result<()> {
     let cluster = cluster(mode)?;
-    let one = cluster.node("one")?;
-    assert!(one.exchange(Some(WEB), &["ping", "10.77.0.2", "3"])?.is_complete());
+    let (one, two) = (cluster.node("one")?, cluster.node("two")?);
+    let exchange = one.exchange(Some(WEB), &["ping", "10.77.0.2", "3"])?;
+    let reasons = || -> Result<_> { Ok((one.stats()?.hooks, two.stats()?.hooks)) };
+    assert!(exchange.is_complete(), "{exchange:?}, {:?}", reasons()?);
     let refused = one.exchange(Some(OTHER), &["ping", "10.77.0.2", "1"]);
     assert!(refused.is_err() || refused?.received == 0);
     balanced(&cluster)

@@ -282,7 +282,8 @@ impl Node {
 
     /// `sl local_address rem_address st …`, with addresses such as `00000000:1F40`.
     fn wait_socket(&self, protocol: &str, state: &str, port: u16) -> Result<()> {
-        let table = format!("/proc/thread-self/net/{protocol}");
+        // A socket of IPv6 serves IPv4 as well.
+        let tables = ["", "6"].map(|v| format!("/proc/thread-self/net/{protocol}{v}"));
         let port = format!(":{port:04X}");
         let bound = |line: &str| {
             let mut fields = line.split_whitespace().skip(1);
@@ -290,11 +291,11 @@ impl Node {
                 && fields.nth(1) == Some(state)
         };
         let what = format!("{protocol} socket on port {port} (hex) of {}", self.name);
-        self.netns.enter(|| {
-            until(&what, PATIENCE, || {
-                Ok(fs::read_to_string(&table)?.lines().any(bound).then_some(()))
-            })
-        })
+        let probe = || {
+            let lines: String = tables.iter().flat_map(fs::read_to_string).collect();
+            Ok(lines.lines().any(bound).then_some(()))
+        };
+        self.netns.enter(|| until(&what, PATIENCE, probe))
     }
 
     fn bring_up(&self) -> Result<()> {

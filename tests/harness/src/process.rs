@@ -116,6 +116,21 @@ impl Process {
         self.next_line(&mut seen, timeout, fits)
     }
 
+    /// As [`Process::wait_line`], of its standard error.
+    ///
+    /// # Errors
+    ///
+    /// The output ended, or `timeout` passed, without such a line.
+    pub fn wait_error_line(
+        &self,
+        timeout: Duration,
+        fits: impl Fn(&str) -> bool,
+    ) -> Result<String> {
+        self.stderr
+            .next_line(&mut 0, timeout, fits)
+            .with_context(|| format!("{} printed no such line\n{}", self.name, self.printed()))
+    }
+
     /// As [`Process::wait_line`], from the byte `seen` on; moves `seen` behind the line.
     pub(crate) fn next_line(
         &self,

@@ -1,6 +1,6 @@
 //! What `labelctl` reports as JSON.
 
-use crate::{Node, Output, Process};
+use crate::{Node, Output, PATIENCE, Process};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -198,13 +198,14 @@ impl Node {
         self.json(&["status", "-o", "json"])
     }
 
-    /// Follows the drops on the node.
+    /// Follows the drops on the node, from here on.
     ///
     /// # Errors
     ///
-    /// `labelctl` is not built.
+    /// The agent does not answer.
     pub fn watch(&self) -> Result<Watch> {
         let process = self.start(self.labelctl()?.args(["watch", "-o", "jsonl"]))?;
+        process.wait_error_line(PATIENCE, |line| line.starts_with("watching"))?;
         Ok(Watch { process, seen: 0 })
     }
 

@@ -1,12 +1,11 @@
 //! The scenes, in the order in which they are played.
 
-use crate::stage::{APP, OPENED, Stage, WEB};
-use anyhow::{Context, Result};
+use crate::stage::{APP, DB, OPENED, Stage, WEB};
+use anyhow::{Context, Result, ensure};
 use etherparse::IpNumber;
 use sigil_harness::packet::{self, Headers};
 use sigil_harness::traffic::finish;
-use sigil_harness::until;
-use sigil_harness::{Output, PATIENCE};
+use sigil_harness::{PATIENCE, until};
 
 pub(crate) struct Scene {
     pub(crate) title: &'static str,
@@ -24,8 +23,8 @@ const fn scene(
 
 pub(crate) const SCENES: &[Scene] = &[
     scene("web fetches a page from app (curl)", "hello from app", web_to_app),
-    scene("app sends a stream to db (iperf3, integrity)", "accepted", app_to_db),
-    scene("web pings app", "accepted", web_pings_app),
+    scene("app sends a stream to db (iperf3, integrity)", "done", app_to_db),
+    scene("web pings app", "done", web_pings_app),
     scene("web connects to db, which no rule allows (curl)", "no-rule", web_to_db),
     scene("db connects to app: a rule works in one direction", "no-rule", db_to_app),
     scene("a process in no zone connects to app", "no-scid", no_zone),
@@ -36,68 +35,64 @@ pub(crate) const SCENES: &[Scene] = &[
     scene("an attacker names a key that nobody has", "unknown-key", unknown_key),
     scene("an attacker replays a datagram from web to app", "replay", replayed),
     scene("an attacker changes the payload on its way to db", "bad-icv", tampered),
-    scene("  … and the datagram as it was sent still arrives", "accepted", untampered),
+    scene("  … and the datagram as it was sent still arrives", "delivered", untampered),
     scene("the policy is swapped under load", "0 lost, web reaches db", swapped),
     scene("app's agent is killed (SIGKILL) under load", "0 lost, unlabelled", killed),
     scene("every packet at every hook is accounted for", "balanced", balanced),
 ];
 
-const CURL: &[&str] = &["curl", "--silent", "--show-error", "--max-time", "1"];
-
-fn curl(stage: &Stage, from: &str, zone: Option<u32>, url: &str) -> Result<Output> {
+/// Runs a program in a zone, or in none: `done` where it succeeds, and what was dropped meanwhile.
+fn attempt(
+    stage: &Stage,
+    (from, zone, to): (&str, Option<u32>, &str),
+    argv: &[&str],
+) -> Result<String> {
     let node = stage.node(from)?;
-    let argv = [CURL, &[url]].concat();
-    zone.map_or_else(|| node.run(&argv), |scid| node.run_zone(scid, &argv))
-}
-
-/// A connection attempt that has to fail: why.
-fn refused(stage: &Stage, from: &str, zone: Option<u32>, to: &str) -> Result<String> {
-    let url = format!("http://{}:8000/", stage.node(to)?.address());
-    let mut success = false;
-    let reasons = stage.verdict(&[from, to], || {
-        success = curl(stage, from, zone, &url)?.success();
+    let mut done = false;
+    let drops = stage.drops(&[from, to], || {
+        let output = zone.map_or_else(|| node.run(argv), |scid| node.run_zone(scid, argv))?;
+        done = output.success();
         Ok(())
     })?;
-    Ok(if success { "got through".into() } else { reasons })
+    Ok(match (done, drops.as_str()) {
+        (true, "") => "done".into(),
+        (true, drops) => format!("done, {drops}"),
+        (false, "") => "failed, nothing dropped".into(),
+        (false, drops) => drops.into(),
+    })
 }
 
+const FETCH_APP: &[&str] = &["curl", "--silent", "--max-time", "1", "http://10.77.0.2:8000/"];
+const FETCH_DB: &[&str] = &["curl", "--silent", "--max-time", "1", "http://10.77.0.3:8000/"];
+
 fn web_to_app(stage: &mut Stage) -> Result<String> {
-    let output = curl(stage, "web", Some(WEB), "http://10.77.0.2:8000/")?;
-    Ok(format!("{}{}", output.stdout.trim(), output.stderr.trim()))
+    Ok(stage.node("web")?.run_zone(WEB, FETCH_APP)?.stdout.trim().into())
 }
 
 fn app_to_db(stage: &mut Stage) -> Result<String> {
-    stage.verdict(&["app", "db"], || {
-        let app = stage.node("app")?;
-        let output = app.run_zone(APP, &["iperf3", "--client", "10.77.0.3", "--time", "1"])?;
-        anyhow::ensure!(output.success(), "{}{}", output.stdout, output.stderr);
-        Ok(())
-    })
+    let stream = ["iperf3", "--client", "10.77.0.3", "--time", "1"];
+    attempt(stage, ("app", Some(APP), "db"), &stream)
 }
 
 fn web_pings_app(stage: &mut Stage) -> Result<String> {
-    stage.verdict(&["web", "app"], || {
-        let ping = ["ping", "-c", "3", "-i", "0.01", "-W", "1", "10.77.0.2"];
-        let output = stage.node("web")?.run_zone(WEB, &ping)?;
-        anyhow::ensure!(output.success(), "{}{}", output.stdout, output.stderr);
-        Ok(())
-    })
+    let ping = ["ping", "-c", "3", "-i", "0.01", "-W", "1", "10.77.0.2"];
+    attempt(stage, ("web", Some(WEB), "app"), &ping)
 }
 
 fn web_to_db(stage: &mut Stage) -> Result<String> {
-    refused(stage, "web", Some(WEB), "db")
+    attempt(stage, ("web", Some(WEB), "db"), FETCH_DB)
 }
 
 fn db_to_app(stage: &mut Stage) -> Result<String> {
-    refused(stage, "db", Some(crate::stage::DB), "app")
+    attempt(stage, ("db", Some(DB), "app"), FETCH_APP)
 }
 
 fn no_zone(stage: &mut Stage) -> Result<String> {
-    refused(stage, "web", None, "app")
+    attempt(stage, ("web", None, "app"), FETCH_APP)
 }
 
 fn rogue(stage: &mut Stage) -> Result<String> {
-    refused(stage, "rogue", Some(WEB), "app")
+    attempt(stage, ("rogue", Some(WEB), "app"), FETCH_APP)
 }
 
 fn unlabelled(stage: &mut Stage) -> Result<String> {
@@ -135,7 +130,7 @@ fn exchange_captured(stage: &Stage) -> Result<Vec<u8>> {
     let web = stage.node("web")?;
     stage.mallory.capture(&stage.cluster.lab, web, IpNumber::UDP, || {
         let exchange = web.exchange(Some(WEB), &["udp-exchange", "10.77.0.2:9000", "1", "64"])?;
-        anyhow::ensure!(exchange.is_complete(), "{exchange:?}");
+        ensure!(exchange.is_complete(), "{exchange:?}");
         Ok(())
     })
 }
@@ -150,7 +145,7 @@ fn intercepted(stage: &Stage) -> Result<Vec<u8>> {
     let (app, db) = (stage.node("app")?, stage.node("db")?);
     let client = ["udp-exchange", "10.77.0.3:9000", "1", "64"];
     let warm_up = app.exchange(Some(APP), &client)?;
-    anyhow::ensure!(warm_up.is_complete(), "{warm_up:?}");
+    ensure!(warm_up.is_complete(), "{warm_up:?}");
     stage.mallory.intercept(&stage.cluster.lab, (app, db), IpNumber::UDP, || {
         app.exchange(Some(APP), &client).map(drop)
     })
@@ -166,15 +161,16 @@ fn tampered(stage: &mut Stage) -> Result<String> {
 
 fn untampered(stage: &mut Stage) -> Result<String> {
     let frame = intercepted(stage)?;
-    stage.inject("db", &[frame])
+    let verdict = stage.inject("db", &[frame])?;
+    Ok(if verdict.is_empty() { "delivered".into() } else { verdict })
 }
 
 fn swapped(stage: &mut Stage) -> Result<String> {
     let client = ["udp-exchange", "10.77.0.2:9000", "2s", "512"];
     let mut load = stage.node("web")?.traffic(Some(WEB), &client)?;
     stage.load(OPENED)?;
-    let reached = curl(stage, "web", Some(WEB), "http://10.77.0.3:8000/")?.success();
-    anyhow::ensure!(load.is_running()?, "the load ended before the policy was in force");
+    let reached = stage.node("web")?.run_zone(WEB, FETCH_DB)?.success();
+    ensure!(load.is_running()?, "the load ended before the policy was in force");
     let exchange = finish(load)?;
     let db = if reached { "web reaches db" } else { "web does not reach db" };
     Ok(format!("{} lost, {db}", exchange.sent - exchange.received))
@@ -187,7 +183,7 @@ fn killed(stage: &mut Stage) -> Result<String> {
     stage.cluster.member("app")?.take_agent()?.kill9()?;
     let headers = Headers::between(&stage.mallory.node, stage.node("app")?)?;
     stage.mallory.send(&headers.udp(9, 9000, b"hello")?)?;
-    anyhow::ensure!(load.is_running()?, "the load ended before the agent was killed");
+    ensure!(load.is_running()?, "the load ended before the agent was killed");
     let exchange = finish(load)?;
     // The counters are pinned too: the next agent reads what was dropped without one.
     stage.cluster.member("app")?.start()?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use sigil_harness::cluster::{Setting, generate_keys, key_file};
-use sigil_harness::{Attacker, Cluster, Node, Process, Stats};
+use sigil_harness::{Attacker, Cluster, Node, Process};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs;
@@ -53,36 +53,23 @@ impl Stage {
         self.cluster.node(name)
     }
 
-    /// What the nodes dropped while `act` ran, most frequent reason first, or `accepted`.
-    pub(crate) fn verdict(
-        &self,
-        nodes: &[&str],
-        act: impl FnOnce() -> Result<()>,
-    ) -> Result<String> {
-        let before = self.drops(nodes)?;
+    /// Why the nodes dropped packets while `act` ran.
+    pub(crate) fn drops(&self, nodes: &[&str], act: impl FnOnce() -> Result<()>) -> Result<String> {
+        let read = || nodes.iter().map(|name| self.node(name)?.stats()).collect::<Result<Vec<_>>>();
+        let before = read()?;
         act()?;
-        let mut after = self.drops(nodes)?;
-        after.retain(|reason, count| {
-            *count -= before.get(reason).copied().unwrap_or_default();
-            *count > 0
-        });
-        Ok(verdict(after))
-    }
-
-    fn drops(&self, nodes: &[&str]) -> Result<BTreeMap<String, u64>> {
         let mut sums = BTreeMap::new();
-        for name in nodes {
-            let stats: Stats = self.node(name)?.stats()?;
-            for (reason, count) in stats.reasons() {
-                *sums.entry(reason.to_owned()).or_default() += count;
+        for (after, before) in read()?.iter().zip(&before) {
+            for (reason, count) in after.drops_since(before) {
+                *sums.entry(reason).or_default() += count;
             }
         }
-        Ok(sums)
+        Ok(reasons(sums))
     }
 
-    /// A node's verdict on frames that the attacker sends.
+    /// Why a node drops frames that the attacker sends.
     pub(crate) fn inject(&self, target: &str, frames: &[Vec<u8>]) -> Result<String> {
-        Ok(verdict(self.mallory.inject(self.node(target)?, frames)?))
+        Ok(reasons(self.mallory.inject(self.node(target)?, frames)?))
     }
 
     /// Loads a policy on all nodes.
@@ -97,10 +84,10 @@ impl Stage {
     }
 }
 
-/// The reasons for drops, most frequent first, or `accepted`.
-fn verdict(drops: BTreeMap<String, u64>) -> String {
-    let mut reasons: Vec<_> = drops.into_iter().collect();
-    reasons.sort_by_key(|(_, count)| Reverse(*count));
-    let reasons: Vec<_> = reasons.into_iter().map(|(reason, _)| reason).collect();
-    if reasons.is_empty() { "accepted".into() } else { reasons.join(", ") }
+/// The reasons for drops, most frequent first.
+fn reasons(drops: BTreeMap<String, u64>) -> String {
+    let mut drops: Vec<_> = drops.into_iter().collect();
+    drops.sort_by_key(|(_, count)| Reverse(*count));
+    let reasons: Vec<_> = drops.into_iter().map(|(reason, _)| reason).collect();
+    reasons.join(", ")
 }
