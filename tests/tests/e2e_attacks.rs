@@ -75,9 +75,12 @@ fn forged_labels(mode: &str) -> Result<()> {
     field.drops(&field.forged(&packet::label(1, WEB))?, "protection")?;
     field.drops(&field.forged(&guess(1, key_id))?, "bad-icv")?;
     field.drops(&field.forged(&guess(1, key_id ^ 0x80))?, "unknown-key")?;
-    field.drops(&field.forged(&guess(77, key_id))?, "unknown-node")?;
+    field.drops(&field.forged(&guess(77, key_id))?, "address-mismatch")?;
     field.drops(&field.forged(&guess(2, key_id))?, "unknown-node")?;
     field.drops(&field.forged(&guess(0, key_id))?, "bad-option")?;
+    let own_address = Headers::between(&field.mallory.node, field.two()?)?;
+    let undeclared = own_address.options(&guess(77, key_id))?.udp(9, 9000, b"forged")?;
+    field.drops(&undeclared, "unknown-node")?;
     let mut foreign = guess(1, key_id);
     packet::overwrite(&mut foreign, 2, &7u32.to_be_bytes())?;
     field.drops(&field.forged(&foreign)?, "bad-doi")
