@@ -80,7 +80,8 @@ impl Config {
             read_trusted(path).context("cannot read the configuration: name it with --config")?;
         let text =
             String::from_utf8(text).with_context(|| format!("{} is no text", path.display()))?;
-        let base = path.parent().unwrap_or(Path::new("/"));
+        let whole = std::path::absolute(path)?;
+        let base = whole.parent().unwrap_or(Path::new("/"));
         Self::parse(&text, base).with_context(|| format!("{} is no good", path.display()))
     }
 

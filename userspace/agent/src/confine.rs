@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use caps::{CapSet, Capability, CapsHashSet};
 use rustix::mm::{MlockAllFlags, mlockall};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 /// The kernel's programs know processes by their ids in the first pid namespace; the agent has to
 /// speak of the same ids.
@@ -22,22 +22,18 @@ pub(crate) fn refuse_foreign_pid_namespace() -> Result<()> {
 
 /// Keys must not end up in a core dump, a debugger or the swap.
 pub(crate) fn hide_memory() {
-    // Under root's own user each may be refused in a container; the agent is worth running still.
+    // Either may be refused in a container; the agent is worth running still.
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!("the agent's memory may be dumped: {error}");
     }
-    let unlimited = Rlimit { current: None, maximum: None };
-    // Without the limit's raise, later allocations would fail once CAP_IPC_LOCK is dropped.
-    let locked = setrlimit(Resource::Memlock, unlimited).and_then(|()| {
-        mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
-    });
-    if let Err(error) = locked {
+    let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    if let Err(error) = mlockall(flags) {
         tracing::warn!("the agent's memory may be swapped out: {error}");
     }
 }
 
 /// What is left after the programs are attached.
-const KEPT: [Capability; 4] = [
+const KEPT: [Capability; 5] = [
     // New generations of rules, and reading the maps.
     Capability::CAP_BPF,
     Capability::CAP_PERFMON,
@@ -45,6 +41,8 @@ const KEPT: [Capability; 4] = [
     Capability::CAP_NET_ADMIN,
     // A reload reads files that belong to others.
     Capability::CAP_DAC_READ_SEARCH,
+    // Memory that is allocated later is locked as well, and the limit is low for others.
+    Capability::CAP_IPC_LOCK,
 ];
 
 /// Gives up all capabilities but [`KEPT`], for this thread and those it will start.

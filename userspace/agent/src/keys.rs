@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use sigil_datapath::{EpochKeys, Pair};
 use sigil_keys::{Epoch, NodeKeys};
 
@@ -17,7 +17,10 @@ pub(crate) struct Keys {
 impl Keys {
     /// Reads the key file of this node.
     pub(crate) fn read(path: &Path, snid: u32) -> Result<Self> {
-        let keys = NodeKeys::load(path).context("cannot read the keys")?;
+        let keys = NodeKeys::load(path).map_err(|error| {
+            let path = error.path.display().to_string();
+            anyhow::Error::new(error.problem).context(path).context("cannot read the keys")
+        })?;
         ensure!(
             keys.snid() == snid,
             "{} holds the keys of node {}, and this is node {snid}: correct `keys` or `snid`",

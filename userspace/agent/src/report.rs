@@ -57,7 +57,7 @@ pub(crate) fn event(raw: &DropEvent, names: &Names) -> Event {
         node: names.nodes.get(&label.snid).cloned(),
         zone: names.zones.get(&label.scid).cloned(),
         // All zeros and no protocol: there was no IPv4 header to read.
-        address: (address != 0 || raw.protocol != 0).then(|| Ipv4Addr::from(address.to_ne_bytes())),
+        address: (address != 0 || raw.protocol != 0).then(|| Ipv4Addr::from_bits(address)),
         port: (port != 0).then_some(port),
     };
     Event {
@@ -109,8 +109,8 @@ mod tests {
             time_ns: 5,
             source: Label { snid: 2, scid: 10 },
             target: Label { snid: 1, scid: 0 },
-            source_address: u32::from_ne_bytes([10, 77, 0, 2]),
-            target_address: u32::from_ne_bytes([10, 77, 0, 1]),
+            source_address: 0x0a4d_0002,
+            target_address: 0x0a4d_0001,
             source_port: 40000,
             target_port: 80,
             protocol: 6,

@@ -109,7 +109,7 @@ async fn serve(
                 let reloaded = agent.with_node(|node| node.reload(false)).await?;
                 let outcome = match &reloaded {
                     Ok(loaded) => format!("serial {} is in force", loaded.serial),
-                    Err(failure) => format!("not reloaded, serial stays: {}", first_line(&failure.message)),
+                    Err(failure) => format!("not reloaded: {}", brief(&failure.message)),
                 };
                 if let Err(failure) = reloaded {
                     tracing::error!("not reloaded, what was in force stays:\n{}", failure.message.trim_end());
@@ -135,8 +135,10 @@ fn monotonic_usec() -> i64 {
     now.tv_sec * 1_000_000 + now.tv_nsec / 1000
 }
 
-fn first_line(text: &str) -> &str {
-    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default()
+/// The head of a message, on one line: of diagnostics, the first one's code and what it says.
+fn brief(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.take(2).collect::<Vec<_>>().join(" ")
 }
 
 /// What clients share.
@@ -209,7 +211,7 @@ async fn converse(agent: &Arc<Agent>, stream: &mut UnixStream, peer: Peer) -> Re
     let (purpose, pid, uid) = (request.purpose(), peer.pid, peer.uid);
     let reply = agent.with_node(move |node| answer(node, &peer, request)).await?;
     let reply = reply.unwrap_or_else(|failure| {
-        tracing::warn!(pid, uid, "refused to {purpose}: {}", failure.message.trim_end());
+        tracing::warn!(pid, uid, "refused to {purpose}: {}", brief(&failure.message));
         Reply::Failed(failure)
     });
     if let Reply::Watching { .. } = reply {

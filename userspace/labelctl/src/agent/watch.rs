@@ -20,7 +20,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
     let mut asked = Asked::new(&global.socket, &Request::Watch)?;
     match asked.reply()? {
-        Reply::Watching { snid } => writeln!(io::stderr(), "watching node {snid}")?,
+        // In one piece: others write to the same terminal.
+        Reply::Watching { snid } => {
+            io::stderr().write_all(format!("watching node {snid}\n").as_bytes())?;
+        }
         other => return Err(unexpected(other)),
     }
     asked.wait_for_ever()?;
