@@ -140,7 +140,8 @@ fn slow(
     let (listener, connected) = (tcp_state == LISTEN, tcp_state != LISTEN && tcp_state != CLOSE);
 
     // A declared port belongs to its zone, whoever listens on it.
-    if let Some(zone) = rules.port(rules.config.snid, facts.protocol, facts.local_port)
+    if facts.local_port != 0
+        && let Some(zone) = rules.port(rules.config.snid, facts.protocol, facts.local_port)
         && zone != own
         && (listener || !connected)
     {
