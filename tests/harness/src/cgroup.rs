@@ -41,18 +41,14 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        remove(&self.path);
+        if let Err(error) = remove(&self.path) {
+            eprintln!("cannot remove control group {}: {error:#}", self.path.display());
+        }
     }
 }
 
 /// Kills what runs in a control group and removes it with the groups below it.
-pub(crate) fn remove(path: &Path) {
-    if let Err(error) = try_remove(path) {
-        eprintln!("cannot remove control group {}: {error:#}", path.display());
-    }
-}
-
-fn try_remove(path: &Path) -> Result<()> {
+pub(crate) fn remove(path: &Path) -> Result<()> {
     fs::write(path.join("cgroup.kill"), "1")?;
     until("empty control group", PATIENCE, || {
         let events = fs::read_to_string(path.join("cgroup.events"))?;

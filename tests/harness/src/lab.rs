@@ -119,14 +119,22 @@ impl Lab {
 
     /// Removes what dead processes left behind.
     pub fn sweep() {
-        remove_labs(|pid| {
-            pid != std::process::id() && !Path::new("/proc").join(pid.to_string()).exists()
-        });
+        let own = std::process::id();
+        let dead = |pid: u32| pid != own && !Path::new("/proc").join(pid.to_string()).exists();
+        if let Err(error) = remove_labs(dead) {
+            eprintln!("cannot remove the left-overs of a dead process: {error:#}");
+        }
     }
 
-    /// Removes all labs of this process, for those who leave without unwinding.
-    pub fn remove_own() {
-        remove_labs(|pid| pid == std::process::id());
+    /// Removes all labs of this process, for those who leave without unwinding; again and again, since
+    /// other threads may still be adding to them.
+    ///
+    /// # Errors
+    ///
+    /// Something stays.
+    pub fn remove_own() -> Result<()> {
+        let own = |pid| pid == std::process::id();
+        until("end of the labs", PATIENCE, || Ok(remove_labs(own).ok()))
     }
 }
 
@@ -326,32 +334,31 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        remove_directory(&self.path);
-    }
-}
-
-fn remove_directory(path: &Path) {
-    let _ = umount2(&path.join("bpf"), MntFlags::MNT_DETACH);
-    if let Err(error) = fs::remove_dir_all(path) {
-        eprintln!("cannot remove {}: {error}", path.display());
-    }
-}
-
-/// Control groups first: they hold what uses the rest.
-fn remove_labs(whose: impl Fn(u32) -> bool) {
-    if let Ok(mount) = cgroup::mount() {
-        for path in owned(&mount, PREFIX, &whose) {
-            cgroup::remove(&path);
+        if let Err(error) = remove_directory(&self.path) {
+            eprintln!("cannot remove {}: {error}", self.path.display());
         }
+    }
+}
+
+fn remove_directory(path: &Path) -> std::io::Result<()> {
+    let _ = umount2(&path.join("bpf"), MntFlags::MNT_DETACH);
+    fs::remove_dir_all(path)
+}
+
+/// Control groups first: they hold what uses the rest. Removes all that it can; the first error.
+fn remove_labs(whose: impl Fn(u32) -> bool) -> Result<()> {
+    let mut outcome = Ok(());
+    for path in owned(&cgroup::mount()?, PREFIX, &whose) {
+        outcome = outcome.and(cgroup::remove(&path));
     }
     for path in owned(Path::new(RUN), "", &whose) {
-        remove_directory(&path);
+        outcome = outcome.and(remove_directory(&path).map_err(Into::into));
     }
     for path in owned(Path::new(netns::DIRECTORY), PREFIX, &whose) {
-        if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
-            netns::remove(name);
-        }
+        let name = path.file_name().and_then(|name| name.to_str());
+        outcome = outcome.and(netns::remove(name.unwrap_or_default()));
     }
+    outcome
 }
 
 /// The entries `<prefix><pid>-…` of a directory.

@@ -86,15 +86,15 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        remove(&self.name);
+        if let Err(error) = remove(&self.name) {
+            eprintln!("cannot remove namespace {}: {error:#}", self.name);
+        }
     }
 }
 
-/// Removes a namespace, if it is there.
-pub(crate) fn remove(name: &str) {
-    if let Err(error) = ip(&["netns", "del", name], "") {
-        eprintln!("cannot remove namespace {name}: {error:#}");
-    }
+/// Removes a namespace.
+pub(crate) fn remove(name: &str) -> Result<()> {
+    ip(&["netns", "del", name], "")
 }
 
 fn ip(arguments: &[&str], input: &str) -> Result<()> {

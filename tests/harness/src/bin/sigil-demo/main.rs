@@ -38,7 +38,11 @@ fn clean_up_on_signals() -> Result<()> {
     signals.thread_block()?;
     thread::spawn(move || {
         let signal = signals.wait().unwrap_or(Signal::SIGTERM);
-        Lab::remove_own();
+        // Who prints a line waits here, so the next scene does not start.
+        let _held = std::io::stdout().lock();
+        if let Err(error) = Lab::remove_own() {
+            eprintln!("{error:#}");
+        }
         std::process::exit(128 + signal as i32);
     });
     Ok(())
