@@ -24,7 +24,7 @@ pub enum Error {
         theirs: u32,
     },
     /// It is no JSON, or none that is known.
-    #[error("the message cannot be read: {0}")]
+    #[error("the message cannot be read")]
     Malformed(#[from] serde_json::Error),
 }
 

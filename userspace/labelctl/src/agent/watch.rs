@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
                 left = left.map(|left| left - 1);
             }
             Some(Reply::Missed { count }) => {
-                writeln!(io::stderr(), "labelctl: too slow: {count} events are missing here")?;
+                writeln!(io::stderr(), "labelctl: too slow: missed {count} events here")?;
             }
             Some(other) => return Err(unexpected(other)),
             None => bail!("the agent has ended"),
