@@ -1,6 +1,8 @@
 //! The decisions. Pure functions over facts: the same code drops the packet in the kernel and
 //! answers `labelctl policy explain`.
 
+#![expect(clippy::inline_always, reason = "BPF calls cost 10 ns and pass five words at most")]
+
 use crate::abi::policy::{
     CREATE, CREATE_ALARM, CREATE_DENIED, PEER_KERNEL, PROTECTION_AUTHENTICATE, RECEIVE,
     RECEIVE_ALARM, RECEIVE_DENIED,
@@ -164,6 +166,7 @@ pub fn arrive(
 
 /// What a socket's hook knows when a packet arrives.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its name")]
 pub struct Arrival {
     /// The packet's label, as a word.
     pub source: u64,
@@ -244,7 +247,9 @@ pub fn deliver(arrival: &Arrival, verdict: Option<&Verdict>) -> Result<Delivery,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::policy::{PROTECTION_INTEGRITY, PROTECTION_LABEL};
+    #![expect(clippy::inline_always, reason = "BPF calls cost 10 ns and pass five words at most")]
+
+use crate::abi::policy::{PROTECTION_INTEGRITY, PROTECTION_LABEL};
     use crate::label::Label;
 
     const WEB: u64 = Label { snid: 1, scid: 2 }.word();

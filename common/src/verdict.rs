@@ -151,10 +151,12 @@ drop_reasons! {
 pub const SLOT_SEEN: u32 = 0;
 /// See [`SLOT_SEEN`].
 pub const SLOT_ACCEPTED: u32 = 1;
+/// Packets that passed only because the agent was told to observe; part of the accepted ones.
+pub const SLOT_OBSERVED: u32 = 63;
 /// Slots of a row of counters; a reason's slot is its number.
 pub const SLOTS: u32 = 64;
 
-const _: () = assert!(DropReason::ALL.len() < (SLOTS - 2) as usize);
+const _: () = assert!(DropReason::ALL.len() + 2 <= SLOT_OBSERVED as usize);
 
 impl fmt::Display for DropReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

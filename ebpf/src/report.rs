@@ -9,7 +9,7 @@ use sigil_common::{
         event::{DropEvent, FlowKey, REPORT_INTERVAL_NS, Seen, event_kind, event_slot, pair_key},
         socket::{Comm, SocketState},
     },
-    verdict::{Hook, SLOT_ACCEPTED, SLOT_SEEN, SLOTS},
+    verdict::{Hook, SLOT_ACCEPTED, SLOT_OBSERVED, SLOT_SEEN, SLOTS},
     wire::{ipv4::Ipv4, option::Words},
 };
 
@@ -105,6 +105,7 @@ pub(crate) fn refuse_inline(hook: Hook, refused: &Refused, flow: &Flow, process:
     let observing = Rules::observing();
     if observing {
         accepted(hook);
+        maps::add(hook as u32 * SLOTS + SLOT_OBSERVED, 1);
         report(event_kind::OBSERVED, hook, refused, flow, process);
         return Fate::Pass;
     }

@@ -19,7 +19,7 @@ pub mod config_flag {
     pub const OBSERVE: u32 = 1;
 }
 
-/// EtherTypes that pass a cluster NIC beside IPv4 and ARP.
+/// `EtherType`s that pass a cluster NIC beside IPv4 and ARP.
 pub const PASS_ETHERTYPES: usize = 8;
 
 /// Interfaces that one agent guards, loopback included.

@@ -68,7 +68,7 @@ pub const SOCKETS: &str = "SOCKETS";
 pub const CONVERSATIONS: &str = "CONVERSATIONS";
 /// First label seen per fragmented datagram.
 pub const FRAGMENTS: &str = "FRAGMENTS";
-/// ScIDs of connections that are closing, for packets without a full socket.
+/// `ScIDs` of connections that are closing, for packets without a full socket.
 pub const CLOSING: &str = "CLOSING";
 /// [`crate::verdict::Hook`] × slot → count, per CPU.
 pub const STATS: &str = "STATS";

@@ -1,4 +1,5 @@
 //! The rule maps: what the policy compiler's `NodeRules` become in the kernel.
+#![expect(clippy::inline_always, reason = "BPF calls cost 10 ns")]
 
 /// The value of `PEERS`: what is known of a label that may talk with this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Attaching the programs and pinning their links; taking all of it away again.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
@@ -57,12 +57,7 @@ impl Datapath {
         self.attach_tc(LOOPBACK, name::LO_VERIFY, TcAttachType::Ingress)?;
         let mut attached = Vec::new();
         for (interface, found) in &interfaces {
-            let mode = match self.options.mode {
-                Mode::Auto if found.virtual_link => Mode::Tc,
-                Mode::Auto => Mode::Xdp,
-                mode => mode,
-            };
-            self.attach_nic(interface, found, mode)?;
+            let mode = self.attach_nic(interface, found)?;
             attached.push(Attached { interface: interface.clone(), mode });
         }
         self.maintain()?;
@@ -147,30 +142,46 @@ impl Datapath {
         Ok(interfaces)
     }
 
-    fn attach_nic(&mut self, interface: &str, found: &Interface, mode: Mode) -> Result<(), Error> {
+    /// Attaches a NIC; which mode it came to.
+    fn attach_nic(&mut self, interface: &str, found: &Interface) -> Result<Mode, Error> {
         self.attach_tc(interface, name::TC_STAMP, TcAttachType::Egress)?;
-        let dir = links(&self.options);
-        let (xdp, handover, tc) = (
-            dir.join(format!("{}-{interface}", name::XDP_VERIFY)),
-            dir.join(format!("{}-{interface}", name::TC_HANDOVER)),
-            dir.join(format!("{}-{interface}", name::TC_VERIFY)),
-        );
-        // Where the mode changed, the new verifier is in place before the old one goes, in the
-        // order in which a packet is never seen by both: the one that strips first stays first.
-        if mode == Mode::Xdp {
-            self.attach_tc(interface, name::TC_HANDOVER, TcAttachType::Ingress)?;
-            self.attach_xdp(interface, found)?;
-            unpin(&tc)
-        } else {
-            unpin(&xdp)?;
-            unpin(&handover)?;
-            self.attach_tc(interface, name::TC_VERIFY, TcAttachType::Ingress)
+        match self.options.mode {
+            Mode::Xdp => self.verify_in_xdp(interface, found)?,
+            Mode::Auto if !found.virtual_link => match self.verify_in_xdp(interface, found) {
+                // No native XDP here, or not at this MTU.
+                Err(Error::Program { .. }) => {}
+                outcome => return outcome.map(|()| Mode::Xdp),
+            },
+            Mode::Tc | Mode::Auto => {}
         }
+        if self.options.mode == Mode::Xdp {
+            return Ok(Mode::Xdp);
+        }
+        self.verify_in_tc(interface)?;
+        Ok(Mode::Tc)
+    }
+
+    /// Where the mode changed, the new verifier is in place before the old one goes; in between a
+    /// packet may be dropped for having lost its label to the first, and none may pass.
+    fn verify_in_xdp(&mut self, interface: &str, found: &Interface) -> Result<(), Error> {
+        self.attach_tc(interface, name::TC_HANDOVER, TcAttachType::Ingress)?;
+        self.attach_xdp(interface, found)?;
+        unpin(&self.pin_of(name::TC_VERIFY, interface))
+    }
+
+    fn verify_in_tc(&mut self, interface: &str) -> Result<(), Error> {
+        self.attach_tc(interface, name::TC_VERIFY, TcAttachType::Ingress)?;
+        unpin(&self.pin_of(name::XDP_VERIFY, interface))?;
+        unpin(&self.pin_of(name::TC_HANDOVER, interface))
+    }
+
+    fn pin_of(&self, program: &str, interface: &str) -> PathBuf {
+        links(&self.options).join(format!("{program}-{interface}"))
     }
 
     fn attach_xdp(&mut self, interface: &str, found: &Interface) -> Result<(), Error> {
         let name = name::XDP_VERIFY;
-        let pin = links(&self.options).join(format!("{name}-{interface}"));
+        let pin = self.pin_of(name, interface);
         let held = live(&pin, interface)?;
         if held.is_some() && self.origin == Origin::Adopted {
             return Ok(());
@@ -194,7 +205,7 @@ impl Datapath {
     }
 
     fn attach_tc(&mut self, interface: &str, name: &'static str, at: TcAttachType) -> Result<(), Error> {
-        let pin = links(&self.options).join(format!("{name}-{interface}"));
+        let pin = self.pin_of(name, interface);
         let held = live(&pin, interface)?;
         if held.is_some() && self.origin == Origin::Adopted {
             return Ok(());
@@ -235,8 +246,7 @@ impl Datapath {
             let program: &mut BtfTracePoint = program(bpf, name)?;
             load_once(name, program.fd().is_ok(), || program.load(name::TASK_FORK_POINT, &btf))?;
             let id = program.attach().map_err(Error::program(name))?;
-            let link = program.take_link(id).map_err(Error::program(name))?;
-            FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))
+            program.take_link(id).map(FdLink::from).map_err(Error::program(name))
         })
     }
 
@@ -300,11 +310,11 @@ impl Datapath {
             return Ok(());
         }
         for program in [name::TC_STAMP, name::XDP_VERIFY, name::TC_HANDOVER, name::TC_VERIFY] {
-            let pin = dir.join(format!("{program}-{name}"));
-            if pin.exists() {
-                if sys::link_interface(&pin).map_err(Error::io(&pin))? != found.index {
-                    return Err(Error::Tampered { what: format!("{program} on {name}") });
-                }
+            let pin = self.pin_of(program, name);
+            if pin.exists()
+                && sys::link_interface(&pin).map_err(Error::io(&pin))? != found.index
+            {
+                return Err(Error::Tampered { what: format!("{program} on {name}") });
             }
         }
         Ok(())

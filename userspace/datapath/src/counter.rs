@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use sigil_common::abi::{event::event_slot, name};
-use sigil_common::verdict::{DropReason, Hook, SLOT_ACCEPTED, SLOT_SEEN, SLOTS};
+use sigil_common::verdict::{DropReason, Hook, SLOT_ACCEPTED, SLOT_OBSERVED, SLOT_SEEN, SLOTS};
 
 use crate::error::Error;
 use crate::load::Datapath;
@@ -27,6 +27,8 @@ pub struct Row {
     pub seen: u64,
     /// Those that passed.
     pub accepted: u64,
+    /// Those of the accepted that passed only because the agent was told to observe.
+    pub observed: u64,
     /// Those that did not; reasons that never occurred included.
     pub dropped: Vec<(DropReason, u64)>,
 }
@@ -71,6 +73,7 @@ impl Datapath {
             let mut row = Row {
                 seen: sum(hook, SLOT_SEEN)?,
                 accepted: sum(hook, SLOT_ACCEPTED)?,
+                observed: sum(hook, SLOT_OBSERVED)?,
                 dropped: Vec::new(),
             };
             for reason in DropReason::ALL {
@@ -95,7 +98,7 @@ impl Datapath {
     fn pairs(&self) -> Result<Vec<PairDrop>, Error> {
         let map: PerCpuHashMap<&MapData, u64, u64> = self.view(name::PAIR_STATS)?;
         let mut pairs = BTreeMap::new();
-        for entry in map.iter() {
+        for entry in &map {
             let (key, values) = entry.map_err(Error::map(name::PAIR_STATS))?;
             pairs.insert(key, values.iter().sum::<u64>());
         }

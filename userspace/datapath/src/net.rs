@@ -23,6 +23,7 @@ use sigil_common::wire::option::{AUTH_LEN, SEGMENTS_MAX};
 use crate::error::Error;
 
 /// Bytes that a label takes at most.
+#[expect(clippy::cast_possible_truncation, reason = "40")]
 const ROOM: u32 = AUTH_LEN as u32;
 
 /// The local table: addresses of this node, which no label travels to.

@@ -61,7 +61,7 @@ pub struct Options {
     pub observe: bool,
     /// The domain of interpretation in the option.
     pub doi: [u8; 4],
-    /// EtherTypes that pass beside IPv4 and ARP; at most 8.
+    /// `EtherType`s that pass beside IPv4 and ARP; at most 8.
     pub pass_ethertypes: Vec<u16>,
     /// Sizes of maps.
     pub limits: Limits,

@@ -136,7 +136,7 @@ impl Datapath {
                 let key = keys
                     .get(&(node * EPOCH_SLOTS + slot), 0)
                     .map_err(Error::map(name::RX_KEYS))?;
-                if let Ok(suite) = Suite::try_from(key.suite as u8)
+                if let Ok(suite) = Suite::try_from(key.suite)
                     && key.top > 0
                 {
                     floors.insert(fingerprint(suite, &key.mac), key.top + 1);

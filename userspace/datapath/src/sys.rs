@@ -39,6 +39,9 @@ struct GetAttr {
     flags: u32,
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "88")]
+const LINK_INFO_LEN: u32 = size_of::<LinkInfo>() as u32;
+
 /// The interface that a pinned XDP or TCX link is attached to; 0 if it is gone.
 pub(crate) fn link_interface(pin: &Path) -> io::Result<u32> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
@@ -55,7 +58,7 @@ pub(crate) fn link_interface(pin: &Path) -> io::Result<u32> {
     let mut info = LinkInfo::default();
     let attr = InfoAttr {
         fd: link.as_raw_fd().cast_unsigned(),
-        len: size_of::<LinkInfo>() as u32,
+        len: LINK_INFO_LEN,
         info: (&raw mut info) as u64,
     };
     // SAFETY: the attribute has the layout that this command reads, and `info` has room.
