@@ -247,9 +247,7 @@ pub fn deliver(arrival: &Arrival, verdict: Option<&Verdict>) -> Result<Delivery,
 #[cfg(test)]
 mod tests {
     use super::*;
-    #![expect(clippy::inline_always, reason = "BPF calls cost 10 ns and pass five words at most")]
-
-use crate::abi::policy::{PROTECTION_INTEGRITY, PROTECTION_LABEL};
+    use crate::abi::policy::{PROTECTION_INTEGRITY, PROTECTION_LABEL};
     use crate::label::Label;
 
     const WEB: u64 = Label { snid: 1, scid: 2 }.word();
