@@ -18,6 +18,7 @@ pub(crate) fn stats(counters: &Counters) -> Stats {
         Counts {
             seen: row.seen,
             accepted: row.accepted,
+            observed: row.observed,
             dropped: happened.map(|(reason, count)| (reason.name().to_owned(), *count)).collect(),
         }
     };

@@ -75,8 +75,16 @@ pub struct Counts {
     pub seen: u64,
     /// Those let through.
     pub accepted: u64,
+    /// Those of them let through only because the agent was told to observe.
+    #[serde(default, skip_serializing_if = "none")]
+    pub observed: u64,
     /// The others, by the reason's name.
     pub dropped: BTreeMap<String, u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Drops of packets from one node, at one hook, for one reason.

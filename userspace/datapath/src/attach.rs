@@ -30,6 +30,9 @@ pub struct Attached {
 
 const LOOPBACK: &str = "lo";
 
+/// Links always share a cgroup with other programs; the flag that says so is refused for them.
+const SHARED: CgroupAttachMode = CgroupAttachMode::Single;
+
 const SOCK_ADDR: [&str; 6] = [
     name::SOCK_BIND4,
     name::SOCK_BIND6,
@@ -46,6 +49,16 @@ impl Datapath {
     /// # Errors
     /// Every variant of [`Error`].
     pub fn attach(&mut self) -> Result<Vec<Attached>, Error> {
+        let fresh = self.origin == Origin::Fresh;
+        let outcome = self.attach_all();
+        if outcome.is_err() && fresh {
+            // Nothing was enforced before: half of it would be worse than none.
+            let _ = Self::detach(&self.options);
+        }
+        outcome
+    }
+
+    fn attach_all(&mut self) -> Result<Vec<Attached>, Error> {
         let dir = links(&self.options);
         fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
         let mut netlink = Netlink::open()?;
@@ -127,6 +140,8 @@ impl Datapath {
             }
             state.set_reserved(&name, None)?;
         }
+        // Where the agent mounted the bpffs it stays, empty.
+        let _ = fs::remove_dir(&options.pins);
         Ok(found)
     }
 
@@ -176,7 +191,8 @@ impl Datapath {
     }
 
     fn pin_of(&self, program: &str, interface: &str) -> PathBuf {
-        links(&self.options).join(format!("{program}-{interface}"))
+        // A bpffs takes no dots in names, VLAN interfaces have them.
+        links(&self.options).join(format!("{program}-{}", interface.replace('.', "%")))
     }
 
     fn attach_xdp(&mut self, interface: &str, found: &Interface) -> Result<(), Error> {
@@ -257,7 +273,7 @@ impl Datapath {
             let program: &mut CgroupSock = program(bpf, name)?;
             load_once(name, program.fd().is_ok(), || program.load())?;
             let id = program
-                .attach(&cgroup, CgroupAttachMode::AllowMultiple)
+                .attach(&cgroup, SHARED)
                 .map_err(Error::program(name))?;
             let link = program.take_link(id).map_err(Error::program(name))?;
             FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))
@@ -267,7 +283,7 @@ impl Datapath {
                 let program: &mut CgroupSockAddr = program(bpf, name)?;
                 load_once(name, program.fd().is_ok(), || program.load())?;
                 let id = program
-                    .attach(&cgroup, CgroupAttachMode::AllowMultiple)
+                    .attach(&cgroup, SHARED)
                     .map_err(Error::program(name))?;
                 let link = program.take_link(id).map_err(Error::program(name))?;
                 FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))
@@ -277,7 +293,7 @@ impl Datapath {
             let program: &mut CgroupSkb = program(bpf, name)?;
             load_once(name, program.fd().is_ok(), || program.load())?;
             let id = program
-                .attach(&cgroup, CgroupSkbAttachType::Ingress, CgroupAttachMode::AllowMultiple)
+                .attach(&cgroup, CgroupSkbAttachType::Ingress, SHARED)
                 .map_err(Error::program(name))?;
             let link = program.take_link(id).map_err(Error::program(name))?;
             FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))
@@ -296,7 +312,7 @@ impl Datapath {
             return Ok(());
         }
         let link = attach(&mut self.bpf, name)?;
-        let beside = pin.with_extension("new");
+        let beside = self.pin_of(name, "new");
         unpin(&beside)?;
         pin_link(link, &beside)?;
         unpin(&pin)?;

@@ -16,6 +16,7 @@ use sigil_common::label::Label;
 use crate::OBJECT;
 use crate::btf::Btf;
 use crate::error::Error;
+use crate::net::Netlink;
 use crate::options::Options;
 use crate::persist::State;
 use crate::sys;
@@ -100,6 +101,10 @@ impl Datapath {
             feature: "task_struct.tgid in its BTF",
             remedy: "report this kernel's version",
         })?;
+        let mut netlink = Netlink::open()?;
+        for name in &options.interfaces {
+            netlink.interface(name)?;
+        }
         mount(&options.pins)?;
         let maps = options.pins.join("maps");
         let held = held(options, &maps)?;

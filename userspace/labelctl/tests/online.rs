@@ -115,6 +115,7 @@ commands! {
         hooks: [("ingress".to_owned(), Counts {
             seen: 9,
             accepted: 7,
+            observed: 0,
             dropped: [("bad-icv".to_owned(), 2)].into(),
         })].into(),
         pairs: vec![Pair { snid: 2, hook: "ingress".to_owned(), reason: "bad-icv".to_owned(), count: 2 }],

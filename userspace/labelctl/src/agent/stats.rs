@@ -87,6 +87,10 @@ fn print(stats: &Stats, args: &Args, to: &mut impl Write) -> io::Result<()> {
         return writeln!(to, "nothing was judged yet");
     }
     hooks.print(to)?;
+    let observed: u64 = stats.hooks.iter().map(|(_, row)| row.observed).sum();
+    if observed > 0 {
+        writeln!(to, "\n{observed} of them passed only because the agent observes")?;
+    }
 
     let last = if args.explain { "MEANING" } else { "" };
     let meaning =
@@ -125,6 +129,7 @@ mod tests {
         let row = |seen, dropped: &[(&str, u64)]| Counts {
             seen,
             accepted: seen - dropped.iter().map(|(_, count)| count).sum::<u64>(),
+            observed: 0,
             dropped: dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
         };
         let pair = |snid, reason: &str, count| Pair {
