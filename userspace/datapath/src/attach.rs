@@ -123,6 +123,10 @@ impl Datapath {
     pub fn detach(options: &Options) -> Result<bool, Error> {
         let mut state = State::open(&options.state)?;
         let mut found = false;
+        for pin in fs::read_dir(links(options)).into_iter().flatten().flatten() {
+            // What is already gone with its interface needs no detaching.
+            let _ = sys::detach_link(&pin.path());
+        }
         for dir in [links(options), options.pins.join("maps")] {
             if dir.exists() {
                 found = true;

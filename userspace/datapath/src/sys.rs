@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
@@ -42,19 +43,37 @@ struct GetAttr {
 #[expect(clippy::cast_possible_truncation, reason = "88")]
 const LINK_INFO_LEN: u32 = size_of::<LinkInfo>() as u32;
 
-/// The interface that a pinned XDP or TCX link is attached to; 0 if it is gone.
-pub(crate) fn link_interface(pin: &Path) -> io::Result<u32> {
+/// Opens a pinned link.
+fn open_link(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let attr = GetAttr { path: path.as_ptr() as u64, ..GetAttr::default() };
     // SAFETY: the attribute has the layout that this command reads; the path is terminated.
     let fd = unsafe {
         libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of::<GetAttr>())
     };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
     // SAFETY: a descriptor that the kernel just gave us; nobody else has it.
-    let link = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Detaches a pinned link at once. Removing the pin would do so some time later, and not while any
+/// process holds the link. Kinds that cannot be detached so (tracing) are left to that.
+pub(crate) fn detach_link(pin: &Path) -> io::Result<()> {
+    let link = open_link(pin)?;
+    let attr = link.as_raw_fd().cast_unsigned();
+    // SAFETY: this command reads the descriptor alone.
+    let failed = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const attr, size_of::<u32>())
+    };
+    match io::Error::last_os_error() {
+        error if failed < 0 && error.raw_os_error() != Some(libc::EOPNOTSUPP) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The interface that a pinned XDP or TCX link is attached to; 0 if it is gone.
+pub(crate) fn link_interface(pin: &Path) -> io::Result<u32> {
+    let link = open_link(pin)?;
     let mut info = LinkInfo::default();
     let attr = InfoAttr {
         fd: link.as_raw_fd().cast_unsigned(),
