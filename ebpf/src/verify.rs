@@ -202,7 +202,7 @@ fn judge(
         rules.verdict(peer.class, rules.generation.kernel_scid)
     };
     decide::arrive(taker, peer, kernel, protection)?;
-    if ip.fragment() != 0 {
+    if ip.fragmented() {
         one_label(ip, source)?;
     }
     verified.mark = mark::pack(peer.handle, protection);
