@@ -114,6 +114,6 @@ fn enforcement_outlives_the_agent_and_ends_with_detach() -> Result<()> {
     member.start()?;
     let agent = member.take_agent()?;
     agent.detach(&member.node)?;
-    assert!(reaches(&cluster)?, "after detaching");
-    Ok(())
+    // The kernel lets go of an unpinned link later, on a worker of its own.
+    until("answer after detaching", PATIENCE, || Ok(reaches(&cluster)?.then_some(())))
 }
