@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod attacker;
+pub mod attempt;
 mod cgroup;
 pub mod cluster;
 pub mod lab;

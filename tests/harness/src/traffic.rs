@@ -92,6 +92,22 @@ pub fn tcp_echo(listener: &TcpListener) -> Result<()> {
     Ok(())
 }
 
+/// What [`tcp_greet`] says.
+pub const GREETING: &[u8] = b"hello and good-bye";
+
+/// Greets whoever connects, and closes: the side that closes first keeps the connection in `TIME_WAIT`.
+///
+/// # Errors
+///
+/// The listener's.
+pub fn tcp_greet(listener: &TcpListener) -> Result<()> {
+    for stream in listener.incoming() {
+        // Whoever hung up before wants no greeting.
+        drop(stream?.write_all(GREETING));
+    }
+    Ok(())
+}
+
 /// Sends a pattern to a [`tcp_echo`] on one connection and checks what comes back.
 ///
 /// # Errors

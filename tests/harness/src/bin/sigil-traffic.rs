@@ -1,15 +1,16 @@
 //! Traffic as a program, to be put into a security zone. Servers print `ready`, clients one JSON
 //! object.
 //!
-//!     sigil-traffic tcp-echo PORT
-//!     sigil-traffic udp-echo PORT
+//!     sigil-traffic tcp-echo|tcp-greet|udp-echo PORT|ADDRESS:PORT
 //!     sigil-traffic tcp-exchange ADDRESS:PORT BYTES|SECONDSs
 //!     sigil-traffic udp-exchange ADDRESS:PORT COUNT|SECONDSs SIZE
 //!     sigil-traffic ping ADDRESS COUNT
+//!     sigil-traffic try …                 see [`sigil_harness::attempt::attempt`]
 
 use anyhow::{Context, Result, bail};
+use sigil_harness::attempt::attempt;
 use sigil_harness::traffic;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -18,15 +19,15 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let exchange = match *arguments.as_slice() {
-        ["tcp-echo", port] => {
-            let address = (Ipv4Addr::UNSPECIFIED, port.parse()?);
-            let listener = TcpListener::bind(address).context("bind")?;
+        [kind @ ("tcp-echo" | "tcp-greet"), place] => {
+            let listener = TcpListener::bind(address(place)?).context("bind")?;
             println!("ready");
-            return traffic::tcp_echo(&listener);
+            let serve =
+                if kind == "tcp-echo" { traffic::tcp_echo } else { traffic::tcp_greet };
+            return serve(&listener);
         }
-        ["udp-echo", port] => {
-            let address = (Ipv4Addr::UNSPECIFIED, port.parse()?);
-            let socket = UdpSocket::bind(address).context("bind")?;
+        ["udp-echo", place] => {
+            let socket = UdpSocket::bind(address(place)?).context("bind")?;
             println!("ready");
             return traffic::udp_echo(&socket);
         }
@@ -37,8 +38,20 @@ fn main() -> Result<()> {
             traffic::udp_exchange(address.parse()?, amount.parse()?, size.parse()?, PATIENCE)?
         }
         ["ping", address, count] => traffic::ping(address.parse()?, count.parse()?, PATIENCE)?,
+        ["try", ref rest @ ..] => {
+            println!("{}", attempt(rest)?);
+            return Ok(());
+        }
         _ => bail!("usage: see the head of the source file"),
     };
     println!("{}", serde_json::to_string(&exchange)?);
     Ok(())
+}
+
+/// A port alone is one of all IPv4 addresses.
+fn address(place: &str) -> Result<SocketAddr> {
+    match place.parse() {
+        Ok(port) => Ok((Ipv4Addr::UNSPECIFIED, port).into()),
+        Err(_) => Ok(place.parse()?),
+    }
 }
