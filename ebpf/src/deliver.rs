@@ -31,6 +31,8 @@ use crate::{
     stamp::{CLOSE, read, write},
 };
 
+/// A class that the compiler gives to no label.
+const NO_CLASS: u32 = u32::MAX;
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
 const LISTEN: u32 = 10;
@@ -77,7 +79,7 @@ fn judge(
     state: Option<&mut SocketState>,
 ) -> Result<(), Refused> {
     let rules = Rules::now()?;
-    let mark = mark_of(ctx, &rules);
+    let (guarded, mark) = mark_of(ctx, &rules);
     let word = u64::from(mark) << 32 | u64::from(rules.number());
     // A packet from outside the guarded interfaces, for a socket with no ScID of its own: one that
     // is older than enforcement, the kernel's, or an unlabelled process's.
@@ -87,12 +89,12 @@ fn judge(
     if mark != 0 && state.as_deref().is_some_and(|state| read(&state.ingress) == word) {
         return Ok(());
     }
-    slow(ctx, &rules, sk, state, mark, word)
+    slow(ctx, &rules, sk, state, mark, guarded, word)
 }
 
-/// The mark, if it is one that Sigil's own programs set.
+/// Whether the packet came in where Sigil stands guard, and then the mark that it set.
 #[inline(always)]
-fn mark_of(ctx: &SkBuffContext, rules: &Rules) -> u32 {
+fn mark_of(ctx: &SkBuffContext, rules: &Rules) -> (bool, u32) {
     // SAFETY: the context's own fields.
     let (mark, interface) = unsafe { ((*ctx.skb.skb).mark, (*ctx.skb.skb).ifindex) };
     let [a, b, c, d, e, f, g, h] = rules.config.interfaces;
@@ -104,7 +106,7 @@ fn mark_of(ctx: &SkBuffContext, rules: &Rules) -> u32 {
         || f == interface
         || g == interface
         || h == interface;
-    if guarded { mark } else { 0 }
+    (guarded, if guarded { mark } else { 0 })
 }
 
 /// Asks the rules, and remembers the verdict for this mark where it may be.
@@ -115,6 +117,7 @@ fn slow(
     sk: *mut bpf_sock,
     state: Option<&mut SocketState>,
     mark: u32,
+    guarded: bool,
     word: u64,
 ) -> Result<(), Refused> {
     let packet = Source::SkbNetwork(ctx.skb.skb);
@@ -122,19 +125,28 @@ fn slow(
     let own = rules.scid_or_default(state.as_deref().map_or(0, |state| state.scid));
     let target = rules.own(own);
     let (source, protection) = if mark == 0 {
-        let vouched = rules.perimeter(facts.address).map_err(|_| DropReason::Unlabelled);
-        (vouched.map_err(|r| r.between(Label::default(), target))?, PROTECTION_INTEGRITY)
+        // On a guarded interface it would have a mark, were it anyone's that the perimeter knows: what
+        // has none comes from an unlabelled process of this node, whatever its address.
+        let vouched = rules.perimeter(facts.address).unwrap_or_default();
+        if guarded || vouched.snid == 0 || rules.node_at(facts.address).is_some() {
+            return Err(DropReason::Unlabelled.between(Label::default(), target));
+        }
+        (vouched, PROTECTION_INTEGRITY)
     } else {
         let known = Rules::label_of(mark::handle(mark)).ok_or(DropReason::NotVerified);
         (known.map_err(|r| r.between(Label::default(), target))?, mark::protection(mark))
     };
+    // This node's kernel answers its own unlabelled processes too: a reset, an echo reply.
+    let own_kernel = source == rules.own(rules.generation.kernel_scid);
     if own == 0 {
-        return Err(DropReason::NoScid.between(source, target));
+        return if own_kernel { Ok(()) } else { Err(DropReason::NoScid.between(source, target)) };
     }
-    let Some(peer) = rules.peer(source) else {
-        return Err(DropReason::NoRule.between(source, target));
+    let (class, kernel) = match rules.peer(source) {
+        Some(peer) => (peer.class, own_kernel || peer.flags & PEER_KERNEL != 0),
+        None if own_kernel => (NO_CLASS, true),
+        None => return Err(DropReason::NoRule.between(source, target)),
     };
-    let verdict = rules.verdict(peer.class, own);
+    let verdict = rules.verdict(class, own);
     // SAFETY: a full socket.
     let tcp_state = unsafe { (*sk).state };
     let (listener, connected) = (tcp_state == LISTEN, tcp_state != LISTEN && tcp_state != CLOSE);
@@ -146,14 +158,14 @@ fn slow(
         && (listener || !connected)
     {
         let target = rules.own(zone);
-        decide::receive(rules.verdict(peer.class, zone))
+        decide::receive(rules.verdict(class, zone))
             .map_err(|refusal| refusal.between(source, target))?;
     }
 
     let mut conversation = None;
     let mut arrival = Arrival {
         source: source.word(),
-        kernel: peer.flags & PEER_KERNEL != 0,
+        kernel,
         protection,
         pinned: 0,
         listener,

@@ -19,6 +19,12 @@ pub mod config_flag {
     pub const OBSERVE: u32 = 1;
 }
 
+/// Flags of [`Generation::flags`].
+pub mod generation_flag {
+    /// Some zone of this node has its payload covered.
+    pub const INTEGRITY: u32 = 1;
+}
+
 /// `EtherType`s that pass a cluster NIC beside IPv4 and ARP.
 pub const PASS_ETHERTYPES: usize = 8;
 
@@ -60,8 +66,8 @@ pub struct Generation {
     pub kernel_scid: u32,
     /// ScID of processes and sockets that have none; 0 refuses them.
     pub default_scid: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// [`generation_flag`] bits.
+    pub flags: u32,
     /// The document's serial.
     pub serial: u64,
 }

@@ -10,7 +10,7 @@ use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr,
     Program, ProgramError, SchedClassifier, Xdp,
 };
-use sigil_common::abi::name;
+use sigil_common::abi::{generation_flag, name};
 
 use crate::error::Error;
 use crate::load::{Datapath, Origin, build, links};
@@ -87,10 +87,11 @@ impl Datapath {
     /// # Errors
     /// [`Error::Tampered`], [`Error::Interface`], [`Error::Netlink`].
     pub fn maintain(&mut self) -> Result<(), Error> {
+        let integrity = self.generation()?.flags & generation_flag::INTEGRITY != 0;
         let mut netlink = Netlink::open()?;
         for (name, found) in self.interfaces(&mut netlink)? {
             let mut reserved = self.state.reserved(&name);
-            let limit = gso_limit(self.integrity);
+            let limit = gso_limit(integrity);
             reserved.gso_max_segs.get_or_insert(found.gso_max_segs);
             let changed = found.gso_max_segs != limit;
             // What will be changed is on disk before it is.
@@ -107,13 +108,6 @@ impl Datapath {
             self.in_place(&name, &found)?;
         }
         Ok(())
-    }
-
-    /// Remembers whether a zone of this node needs its payload covered, and so one packet a frame.
-    pub(crate) fn policy_integrity(&mut self, integrity: bool) -> Result<(), Error> {
-        let changed = self.integrity != integrity;
-        self.integrity = integrity;
-        if changed && links(&self.options).exists() { self.maintain() } else { Ok(()) }
     }
 
     /// Takes everything away: links, pins, reserved room. Whether there was anything.

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use aya::Pod;
 use aya::maps::{Array, ArrayOfMaps, HashMap, InnerMap, LpmTrie, MapData, lpm_trie};
 use sigil_common::abi::{
-    Generation,
+    Generation, generation_flag,
     key::{NODE_ADDRESSES, Node},
     name,
     rule::{NO_NODE, NodeRef, Peer, PerimeterLabel, PortKey, SocketRule, Verdict, VerdictKey},
@@ -86,14 +86,16 @@ impl Datapath {
             number,
             kernel_scid: rules.kernel_scid,
             default_scid: rules.default_scid,
-            pad: 0,
+            flags: if rules.integrity { generation_flag::INTEGRITY } else { 0 },
             serial: rules.serial,
         };
         let mut map: Array<&mut MapData, Generation> = self.view_mut(name::GENERATIONS)?;
         map.set(bank, generation, 0).map_err(Error::map(name::GENERATIONS))?;
         config.active = bank;
         self.set_config(config)?;
-        self.policy_integrity(rules.integrity)?;
+        if crate::load::links(&self.options).exists() {
+            self.maintain()?;
+        }
         Ok(Applied {
             generation: number,
             serial: rules.serial,

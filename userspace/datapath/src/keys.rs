@@ -6,7 +6,7 @@ use sigil_common::abi::{
     name,
 };
 use sigil_common::icv::{self, Header, MacKey, Suite};
-use sigil_common::replay::SEQ_LIMIT;
+use sigil_common::replay::{SEQ_LIMIT, SPAN_MAX};
 
 use crate::error::Error;
 use crate::load::Datapath;
@@ -127,7 +127,7 @@ impl Datapath {
         if !same {
             let key = TxKey {
                 seq: 1,
-                limit: SEQ_LIMIT,
+                limit: SEQ_LIMIT - SPAN_MAX,
                 suite: epoch.suite as u32,
                 key_id: u32::from(epoch.key_id),
                 mac,

@@ -29,8 +29,6 @@ pub struct Datapath {
     pub(crate) state: State,
     /// Labels and their handles, as `HANDLES` holds them.
     pub(crate) handles: BTreeMap<Label, u32>,
-    /// Some zone of this node needs its payload covered.
-    pub(crate) integrity: bool,
 }
 
 impl std::fmt::Debug for Datapath {
@@ -112,7 +110,6 @@ impl Datapath {
         let state = State::open(&options.state)?;
 
         let paths: Vec<_> = PINNED.iter().map(|map| (*map, maps.join(map))).collect();
-        let tasks = pid_max();
         let mut loader = EbpfLoader::new();
         for (map, path) in &paths {
             loader.map_pin_path(map, path.as_path());
@@ -120,7 +117,7 @@ impl Datapath {
         let limits = options.limits;
         loader
             .override_global(name::OFFSET_TGID, &tgid, true)
-            .map_max_entries(name::TASKS, tasks)
+            .map_max_entries(name::TASKS, PID_MAX_LIMIT)
             .map_max_entries(name::NODES, limits.nodes)
             .map_max_entries(name::TX_KEYS, limits.nodes * EPOCH_SLOTS)
             .map_max_entries(name::RX_KEYS, limits.nodes * EPOCH_SLOTS)
@@ -132,7 +129,7 @@ impl Datapath {
             Some(config) if config.build == build() => Origin::Adopted,
             Some(_) => Origin::Upgraded,
         };
-        let mut this = Self { options: options.clone(), bpf, origin, state, handles: BTreeMap::new(), integrity: false };
+        let mut this = Self { options: options.clone(), bpf, origin, state, handles: BTreeMap::new() };
         this.configure()?;
         this.read_handles()?;
         Ok((this, origin))
@@ -306,12 +303,9 @@ fn mount(pins: &Path) -> Result<(), Error> {
         .map_err(|error| Error::Io { path: pins.to_owned(), source: error.into() })
 }
 
-/// The table of process labels holds every id that the kernel may give out.
-fn pid_max() -> u32 {
-    const MOST: u32 = 1 << 22;
-    let text = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
-    text.trim().parse().map_or(MOST, |max: u32| max.min(MOST)) + 1
-}
+/// Process ids that a kernel may ever give out (`PID_MAX_LIMIT` of 64-bit kernels). `pid_max` may be
+/// raised at any time, and a process beyond the table could have no socket: 16 MiB rule that out.
+const PID_MAX_LIMIT: u32 = 1 << 22;
 
 /// Where links are pinned.
 pub(crate) fn links(options: &Options) -> PathBuf {
