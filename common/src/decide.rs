@@ -256,7 +256,13 @@ mod tests {
     const OTHER_KERNEL: u64 = Label { snid: 9, scid: u32::MAX }.word();
 
     fn verdict(flags: u32) -> Verdict {
-        Verdict { flags, protection: PROTECTION_AUTHENTICATE, create_line: 7, receive_line: 8, pad: [0; 3] }
+        Verdict {
+            flags,
+            protection: PROTECTION_AUTHENTICATE,
+            create_line: 7,
+            receive_line: 8,
+            pad: [0; 3],
+        }
     }
 
     fn arrival(source: u64) -> Arrival {

@@ -185,8 +185,8 @@ fn slow(
             }
         }
     }
-    let delivery = decide::deliver(&arrival, verdict)
-        .map_err(|refusal| refusal.between(source, target))?;
+    let delivery =
+        decide::deliver(&arrival, verdict).map_err(|refusal| refusal.between(source, target))?;
     if delivery.alarm_line != 0 {
         let used =
             Refused { reason: DropReason::Denied, line: delivery.alarm_line, source, target };
@@ -232,8 +232,7 @@ impl Facts {
             let header = packet.load::<[u32; 10]>(0).unwrap_or_default();
             (u32::from_be(header[5]), header[1].to_ne_bytes()[2], 40)
         };
-        let transport =
-            if at == 0 { 0 } else { u32::from_be(packet.load(at).unwrap_or(0)) };
+        let transport = if at == 0 { 0 } else { u32::from_be(packet.load(at).unwrap_or(0)) };
         let (remote_port, local_port) = match protocol {
             protocol::TCP | protocol::UDP | protocol::SCTP => ports(transport),
             _ => (0, 0),

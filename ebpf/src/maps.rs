@@ -17,9 +17,7 @@ use sigil_common::{
         event::{DropEvent, FlowKey, Seen, event_slot},
         key::{EPOCH_SLOTS, Node, RxKey, TxKey},
         rule::{NodeRef, Peer, PerimeterLabel, PortKey, SocketRule, Verdict, VerdictKey},
-        socket::{
-            ClosingKey, Conversation, ConversationKey, FragmentKey, SocketState,
-        },
+        socket::{ClosingKey, Conversation, ConversationKey, FragmentKey, SocketState},
     },
     label::Label,
     verdict::{Hook, SLOTS},
@@ -49,7 +47,8 @@ pub(crate) static ADDRESSES: Banked<u32, NodeRef> = ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static SOCKET_RULES: Banked<u32, SocketRule> = ArrayOfMaps::new();
 #[btf_map]
-pub(crate) static PERIMETER: ArrayOfMaps<LpmTrie<[u8; 4], PerimeterLabel, 1>, BANKS> = ArrayOfMaps::new();
+pub(crate) static PERIMETER: ArrayOfMaps<LpmTrie<[u8; 4], PerimeterLabel, 1>, BANKS> =
+    ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static HANDLES: Array<Label, 1024> = Array::new();
 

@@ -64,7 +64,8 @@ unsafe extern "C" fn step(index: u64, context: *mut c_void) -> i64 {
     // SAFETY: what `scan` passed; the mask keeps the index within the array.
     unsafe {
         let walk = *context.cast::<*mut Walk>();
-        let byte = (&raw const (*walk).options).cast::<u8>().add(index as usize & (ROOM - 1)).read();
+        let byte =
+            (&raw const (*walk).options).cast::<u8>().add(index as usize & (ROOM - 1)).read();
         (*walk).scanner.take(byte);
     }
     0

@@ -123,7 +123,14 @@ pub(crate) fn ports(transport: u32) -> (u16, u16) {
 /// The header with other lengths and another id, after options came that add up to `came` and
 /// others went that add up to `gone`. All else stays as it was, an error in the checksum included.
 #[inline(always)]
-pub(crate) fn rebuilt(ip: Ipv4, header_len: u32, total: u16, id: u16, came: u64, gone: u64) -> Ipv4 {
+pub(crate) fn rebuilt(
+    ip: Ipv4,
+    header_len: u32,
+    total: u16,
+    id: u16,
+    came: u64,
+    gone: u64,
+) -> Ipv4 {
     let Ipv4([first, second, third, source, target]) = ip;
     let first_new = first & 0xff00 | 0x40 | header_len / 4 | u32::from(total.to_be()) << 16;
     let second_new = second & 0xffff_0000 | u32::from(id.to_be());

@@ -154,14 +154,7 @@ fn report(kind: u32, hook: Hook, refused: &Refused, flow: &Flow, process: &Proce
 }
 
 #[inline(always)]
-fn send(
-    kind: u32,
-    hook: Hook,
-    what: &Refused,
-    suppressed: u32,
-    flow: &Flow,
-    process: &Process,
-) {
+fn send(kind: u32, hook: Hook, what: &Refused, suppressed: u32, flow: &Flow, process: &Process) {
     let ring = core::ptr::from_ref(&EVENTS).cast_mut().cast();
     let size = size_of::<DropEvent>() as u64;
     // SAFETY: the reservation is checked, written whole and submitted.

@@ -139,8 +139,7 @@ impl Rules {
     /// May the kernel itself answer a peer? It may, on a conversation that came this far.
     #[inline(always)]
     pub(crate) fn kernel_answer(&self, peer: Label, scid: u32) -> Sending {
-        let protection =
-            self.between(peer, scid).map_or(PROTECTION_AUTHENTICATE, |v| v.protection);
+        let protection = self.between(peer, scid).map_or(PROTECTION_AUTHENTICATE, |v| v.protection);
         Sending { opens: false, protection, alarm_line: 0 }
     }
 }

@@ -194,9 +194,7 @@ fn bind(rules: &Rules, given: u32, scid: u32, asked: Asked) -> Result<(), Refusa
         permitted(rules, scid, BIND)?;
     }
     match rules.port(rules.config.snid, asked.protocol, asked.port) {
-        Some(zone) if zone != scid && asked.port != 0 => {
-            Err(DropReason::SocketPermission.into())
-        }
+        Some(zone) if zone != scid && asked.port != 0 => Err(DropReason::SocketPermission.into()),
         _ => Ok(()),
     }
 }
@@ -238,13 +236,7 @@ fn sendmsg(
 
 /// May a process send there? `given` is the ScID it was given, `scid` what it counts as.
 #[inline(always)]
-fn reach(
-    rules: &Rules,
-    given: u32,
-    scid: u32,
-    asked: Asked,
-    opens: bool,
-) -> Result<(), Refusal> {
+fn reach(rules: &Rules, given: u32, scid: u32, asked: Asked, opens: bool) -> Result<(), Refusal> {
     // Same-node traffic is judged where it is delivered, against the very socket.
     if asked.loopback() {
         return Ok(());
@@ -259,11 +251,7 @@ fn reach(
         return Ok(());
     }
     if scid == 0 {
-        return if route.node == NO_NODE {
-            Ok(())
-        } else {
-            Err(DropReason::NoScid.into())
-        };
+        return if route.node == NO_NODE { Ok(()) } else { Err(DropReason::NoScid.into()) };
     }
     let verdict = rules.between(route.peer, scid);
     let sending = if opens { decide::open(verdict) } else { decide::send(verdict) };

@@ -1,8 +1,10 @@
 //! Whose packet is it? The ScID of a packet that leaves, also where there is no full socket.
 
 use aya_ebpf::{
-    bindings::{bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1},
+    bindings::{
+        bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+    },
     helpers::generated::{
         bpf_get_listener_sock, bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_release,
     },
@@ -90,12 +92,8 @@ impl Sender {
         let (family, kind) = unsafe { ((*full).family, (*full).type_) };
         match (family, kind) {
             // The kernel's control sockets (ICMP, TCP resets) are made without the create hook.
-            (AF_INET | AF_INET6, SOCK_RAW) => {
-                Self::without_socket(ctx, rules, ip, transport)
-            }
-            (AF_INET | AF_INET6, _) => {
-                Self::nobody(Kind::Unknown, rules.generation.default_scid)
-            }
+            (AF_INET | AF_INET6, SOCK_RAW) => Self::without_socket(ctx, rules, ip, transport),
+            (AF_INET | AF_INET6, _) => Self::nobody(Kind::Unknown, rules.generation.default_scid),
             _ => Self::nobody(Kind::Packet, rules.generation.default_scid),
         }
     }

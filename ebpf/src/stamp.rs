@@ -31,9 +31,7 @@ use crate::{
     mac::{self, Payload},
     maps::{CONVERSATIONS, NODES, TX_KEYS},
     own,
-    packet::{
-        self, ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IP_LEN, Source, Window, ports,
-    },
+    packet::{self, ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IP_LEN, Source, Window, ports},
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Refused, Rules},
     source::{self, Kind, Sender, remember_closing},
@@ -144,8 +142,12 @@ fn judge(
     } else {
         let (peer, node, sending) = ask(rules, ip, port, scid, sender.kind, state.peer)?;
         if sending.alarm_line != 0 {
-            let used = Refused { reason: DropReason::Denied, line: sending.alarm_line,
-                source: label, target: peer };
+            let used = Refused {
+                reason: DropReason::Denied,
+                line: sending.alarm_line,
+                source: label,
+                target: peer,
+            };
             let flow = Flow::of(Source::Skb(ctx.skb.skb));
             report::alarm(Hook::Egress, &used, &flow, &Process::of(Some(state)));
         }
@@ -201,12 +203,7 @@ fn answers(ip: Ipv4) -> bool {
 
 /// Writes the label. All that can fail fails before the packet changes, but for the last step.
 #[inline(always)]
-fn stamp(
-    ctx: &TcContext,
-    ip: Ipv4,
-    transport: u32,
-    send: &Send,
-) -> Result<(), DropReason> {
+fn stamp(ctx: &TcContext, ip: Ipv4, transport: u32, send: &Send) -> Result<(), DropReason> {
     let segments = segments(ctx)?;
     let added = if send.protection == PROTECTION_LABEL { LABEL_LEN } else { AUTH_LEN };
     own_options(ctx, ip, added as u32)?;
@@ -319,8 +316,7 @@ fn write_option(
 ) -> Result<(), DropReason> {
     let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET);
     // SAFETY: the context's own skb; every packet pointer is made anew afterwards.
-    let failed =
-        unsafe { bpf_skb_adjust_room(ctx.skb.skb, added as i32, BPF_ADJ_ROOM_NET, flags) };
+    let failed = unsafe { bpf_skb_adjust_room(ctx.skb.skb, added as i32, BPF_ADJ_ROOM_NET, flags) };
     if failed != 0 {
         return Err(DropReason::Resize);
     }
@@ -341,7 +337,8 @@ fn closes(window: Window, ip: Ipv4) -> bool {
     const FIN_RST: u16 = 0x0005;
     // Read with the byte before it: of a single byte the verifier does not see that it is there.
     let at = ETH_LEN + (ip.header_len() & 0x3c) as usize + 12;
-    ip.first_fragment() && window.read::<u16>(at).is_ok_and(|word| u16::from_be(word) & FIN_RST != 0)
+    ip.first_fragment()
+        && window.read::<u16>(at).is_ok_and(|word| u16::from_be(word) & FIN_RST != 0)
 }
 
 /// The cached verdict's key. Only 16 bits of the generation fit beside address and port: after
@@ -363,12 +360,8 @@ pub(crate) fn unconnected(sk: *mut bpf_sock) -> bool {
 fn open_conversation(ctx: &TcContext, ip: Ipv4, port: u16) {
     // SAFETY: the context's own skb.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
-    let key = ConversationKey {
-        cookie,
-        address: ip.target(),
-        port,
-        protocol: u16::from(ip.protocol()),
-    };
+    let key =
+        ConversationKey { cookie, address: ip.target(), port, protocol: u16::from(ip.protocol()) };
     if CONVERSATIONS.get_ptr(key).is_none() {
         let _ = CONVERSATIONS.insert(key, Conversation { peer: 0 }, 0);
     }

@@ -181,8 +181,7 @@ fn judge(
         if tag.doi != rules.config.doi {
             return Err(DropReason::BadDoi.into());
         }
-        let (peer, protection) =
-            labelled(&rules, window, packet, ip, transport, tag, whole)?;
+        let (peer, protection) = labelled(&rules, window, packet, ip, transport, tag, whole)?;
         (peer, tag.label, protection)
     } else {
         let label = unlabelled(&rules, ip)?;
@@ -191,11 +190,8 @@ fn judge(
     };
     let Some(peer) = peer else { return Err(DropReason::NoRule.into()) };
     let icmp_type = (transport >> 24) as u8;
-    let taker = if ip.first_fragment() {
-        decide::taker(ip.protocol(), icmp_type)
-    } else {
-        Taker::Socket
-    };
+    let taker =
+        if ip.first_fragment() { decide::taker(ip.protocol(), icmp_type) } else { Taker::Socket };
     let kernel = if taker == Taker::Socket {
         None
     } else {
@@ -228,7 +224,11 @@ fn labelled(
     };
     let node_state = NODES.get(node).ok_or(DropReason::UnknownNode)?;
     if node_state.snid != tag.label.snid {
-        return Err(if peer.is_some() { DropReason::UnknownNode } else { DropReason::AddressMismatch });
+        return Err(if peer.is_some() {
+            DropReason::UnknownNode
+        } else {
+            DropReason::AddressMismatch
+        });
     }
     if !owns(&node_state.addresses, ip.source()) {
         return Err(DropReason::AddressMismatch);
@@ -287,7 +287,11 @@ fn authentic(
         return Err(DropReason::ReplayTooOld);
     }
     let window = replay::Window(Held(key));
-    if count == 1 { window.check(seq, 1)? } else { check_span(key, seq, count)? }
+    if count == 1 {
+        window.check(seq, 1)?
+    } else {
+        check_span(key, seq, count)?
+    }
 
     let header = IcvInput {
         key_id: auth.key_id,
@@ -314,7 +318,11 @@ fn authentic(
     if !icv::equal(&expected, &auth.icv) {
         return Err(DropReason::BadIcv);
     }
-    if count == 1 { window.mark(seq, 1)? } else { mark_span(key, seq, count)? }
+    if count == 1 {
+        window.mark(seq, 1)?
+    } else {
+        mark_span(key, seq, count)?
+    }
     let newest = seq + count - 1;
     if newest > top {
         // SAFETY: an aligned word. Another CPU may put a smaller number over a larger one; the

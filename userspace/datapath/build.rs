@@ -11,7 +11,8 @@ const TARGET: &str = "bpfel-unknown-none";
 fn main() -> Result<()> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../..").canonicalize()?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    for path in ["ebpf/src", "ebpf/Cargo.toml", "ebpf/Cargo.lock", "common/src", "common/Cargo.toml"]
+    for path in
+        ["ebpf/src", "ebpf/Cargo.toml", "ebpf/Cargo.lock", "common/src", "common/Cargo.toml"]
     {
         println!("cargo:rerun-if-changed={}", root.join(path).display());
     }
@@ -70,7 +71,8 @@ fn compiler() -> Result<Command> {
 fn clean(cargo: &str) -> Command {
     let mut command = Command::new(cargo);
     for (name, _) in env::vars() {
-        if name.starts_with("CARGO_") && name != "CARGO_HOME" || name.starts_with("RUSTUP_TOOLCHAIN")
+        if name.starts_with("CARGO_") && name != "CARGO_HOME"
+            || name.starts_with("RUSTUP_TOOLCHAIN")
         {
             command.env_remove(name);
         }

@@ -123,7 +123,6 @@ pub mod mark {
         (mark >> PROTECTION_SHIFT) as u8
     }
 
-    const _: () = assert!(
-        PROTECTION_LABEL < 4 && PROTECTION_AUTHENTICATE < 4 && PROTECTION_INTEGRITY < 4
-    );
+    const _: () =
+        assert!(PROTECTION_LABEL < 4 && PROTECTION_AUTHENTICATE < 4 && PROTECTION_INTEGRITY < 4);
 }

@@ -218,7 +218,12 @@ impl Datapath {
         pin_link(link, &pin)
     }
 
-    fn attach_tc(&mut self, interface: &str, name: &'static str, at: TcAttachType) -> Result<(), Error> {
+    fn attach_tc(
+        &mut self,
+        interface: &str,
+        name: &'static str,
+        at: TcAttachType,
+    ) -> Result<(), Error> {
         let pin = self.pin_of(name, interface);
         let held = live(&pin, interface)?;
         if held.is_some() && self.origin == Origin::Adopted {
@@ -240,10 +245,7 @@ impl Datapath {
                 ProgramError::SyscallError(call)
                     if matches!(call.io_error.raw_os_error(), Some(libc::EINVAL)) =>
                 {
-                    Error::Feature {
-                        feature: "TCX links",
-                        remedy: "boot Linux 6.6 or later",
-                    }
+                    Error::Feature { feature: "TCX links", remedy: "boot Linux 6.6 or later" }
                 }
                 _ => Error::program(name)(error),
             })?;
@@ -270,9 +272,7 @@ impl Datapath {
         self.attach_process(name::SOCK_CREATE, |bpf, name| {
             let program: &mut CgroupSock = program(bpf, name)?;
             load_once(name, program.fd().is_ok(), || program.load())?;
-            let id = program
-                .attach(&cgroup, SHARED)
-                .map_err(Error::program(name))?;
+            let id = program.attach(&cgroup, SHARED).map_err(Error::program(name))?;
             let link = program.take_link(id).map_err(Error::program(name))?;
             FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))
         })?;
@@ -280,9 +280,7 @@ impl Datapath {
             self.attach_process(hook, |bpf, name| {
                 let program: &mut CgroupSockAddr = program(bpf, name)?;
                 load_once(name, program.fd().is_ok(), || program.load())?;
-                let id = program
-                    .attach(&cgroup, SHARED)
-                    .map_err(Error::program(name))?;
+                let id = program.attach(&cgroup, SHARED).map_err(Error::program(name))?;
                 let link = program.take_link(id).map_err(Error::program(name))?;
                 FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))
             })?;
@@ -325,9 +323,7 @@ impl Datapath {
         }
         for program in [name::TC_STAMP, name::XDP_VERIFY, name::TC_HANDOVER, name::TC_VERIFY] {
             let pin = self.pin_of(program, name);
-            if pin.exists()
-                && sys::link_interface(&pin).map_err(Error::io(&pin))? != found.index
-            {
+            if pin.exists() && sys::link_interface(&pin).map_err(Error::io(&pin))? != found.index {
                 return Err(Error::Tampered { what: format!("{program} on {name}") });
             }
         }

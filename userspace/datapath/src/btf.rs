@@ -74,10 +74,10 @@ impl Btf {
             let members = (info & 0xffff) as usize;
             at += 12
                 + match info >> 24 & 0x1f {
-                    1 | 14 | 17 => 4,          // INT, VAR, DECL_TAG
-                    3 => 12,                   // ARRAY
+                    1 | 14 | 17 => 4,                // INT, VAR, DECL_TAG
+                    3 => 12,                         // ARRAY
                     4 | 5 | 15 | 19 => members * 12, // STRUCT, UNION, DATASEC, ENUM64
-                    6 | 13 => members * 8,     // ENUM, FUNC_PROTO
+                    6 | 13 => members * 8,           // ENUM, FUNC_PROTO
                     _ => 0,
                 };
         }

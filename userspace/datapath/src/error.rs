@@ -62,7 +62,9 @@ pub enum Error {
         master: String,
     },
     /// Another program holds the hook.
-    #[error("{hook} of {name} is taken by another program: detach it (ip link set {name} xdp off), or use mode = \"tc\"")]
+    #[error(
+        "{hook} of {name} is taken by another program: detach it (ip link set {name} xdp off), or use mode = \"tc\""
+    )]
     HookTaken {
         /// The interface.
         name: String,
@@ -70,7 +72,9 @@ pub enum Error {
         hook: &'static str,
     },
     /// More of something than the maps hold.
-    #[error("the policy needs {needed} {what}, the maps hold {limit}: raise [limits].{what}, then sigild --detach and start again")]
+    #[error(
+        "the policy needs {needed} {what}, the maps hold {limit}: raise [limits].{what}, then sigild --detach and start again"
+    )]
     Limit {
         /// The limit's name.
         what: &'static str,
@@ -90,7 +94,9 @@ pub enum Error {
         key_id: u8,
     },
     /// Someone else changed what the agent set up.
-    #[error("{what} is gone: something other than sigild removed it; restart sigild to put it back")]
+    #[error(
+        "{what} is gone: something other than sigild removed it; restart sigild to put it back"
+    )]
     Tampered {
         /// What is missing.
         what: String,

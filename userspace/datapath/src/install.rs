@@ -66,7 +66,10 @@ impl Datapath {
         });
         self.fill(name::PORTS, bank, ports)?;
         let addresses = rules.nodes.iter().flat_map(|node| {
-            let at = NodeRef { snid: node.snid, node: nodes.get(&node.snid).copied().unwrap_or(NO_NODE) };
+            let at = NodeRef {
+                snid: node.snid,
+                node: nodes.get(&node.snid).copied().unwrap_or(NO_NODE),
+            };
             node.addresses.iter().map(move |address| (u32::from(*address), at))
         });
         self.fill(name::ADDRESSES, bank, addresses)?;
@@ -75,7 +78,8 @@ impl Datapath {
         let zones = rules.zones.iter().map(|zone| zone.scid).chain([rules.kernel_scid]);
         let zones: std::collections::BTreeSet<_> = zones.collect();
         let own = zones.iter().map(|scid| {
-            let (allow, alarm) = sockets.get(scid).map_or((0, 0), |entry| (entry.allow, entry.alarm));
+            let (allow, alarm) =
+                sockets.get(scid).map_or((0, 0), |entry| (entry.allow, entry.alarm));
             let label = Label { snid: rules.snid, scid: *scid };
             (*scid, SocketRule { allow, alarm, handle: handle(label), pad: 0 })
         });
@@ -128,11 +132,13 @@ impl Datapath {
     fn fill_perimeter(&mut self, rules: &NodeRules, bank: u32) -> Result<(), Error> {
         let name = name::PERIMETER;
         let size = u32::try_from(rules.perimeter.len()).unwrap_or(u32::MAX).max(1);
-        let mut inner =
-            LpmTrie::<MapData, [u8; 4], PerimeterLabel>::create(size, NO_PREALLOC).map_err(Error::map(name))?;
+        let mut inner = LpmTrie::<MapData, [u8; 4], PerimeterLabel>::create(size, NO_PREALLOC)
+            .map_err(Error::map(name))?;
         for entry in &rules.perimeter {
             let key = lpm_trie::Key::new(u32::from(entry.prefix_len), entry.prefix.octets());
-            inner.insert(&key, [entry.label.snid, entry.label.scid], 0).map_err(Error::map(name))?;
+            inner
+                .insert(&key, [entry.label.snid, entry.label.scid], 0)
+                .map_err(Error::map(name))?;
         }
         let mut outer: ArrayOfMaps<&mut MapData, LpmTrie<MapData, [u8; 4], PerimeterLabel>> =
             self.view_mut(name)?;
@@ -195,8 +201,7 @@ impl Datapath {
             }
             next += 1;
             let handle = u32::try_from(next).ok().filter(|handle| *handle < limit);
-            let handle =
-                handle.ok_or(Error::Limit { what: "handles", needed: next, limit })?;
+            let handle = handle.ok_or(Error::Limit { what: "handles", needed: next, limit })?;
             let mut map: Array<&mut MapData, Label> = self.view_mut(name::HANDLES)?;
             map.set(handle, label, 0).map_err(Error::map(name::HANDLES))?;
             self.handles.insert(label, handle);

@@ -129,7 +129,8 @@ impl Datapath {
             Some(config) if config.build == build() => Origin::Adopted,
             Some(_) => Origin::Upgraded,
         };
-        let mut this = Self { options: options.clone(), bpf, origin, state, handles: BTreeMap::new() };
+        let mut this =
+            Self { options: options.clone(), bpf, origin, state, handles: BTreeMap::new() };
         this.configure()?;
         this.read_handles()?;
         Ok((this, origin))
@@ -253,14 +254,11 @@ fn held(options: &Options, maps: &Path) -> Result<Option<Config>, Error> {
     if !path.exists() {
         return Ok(None);
     }
-    let unknown = |found: String| Error::Abi {
-        pins: options.pins.clone(),
-        found,
-        expected: ABI_VERSION,
-    };
+    let unknown =
+        |found: String| Error::Abi { pins: options.pins.clone(), found, expected: ABI_VERSION };
     let map = MapData::from_pin(&path).map_err(Error::map(name::CONFIG))?;
-    let map: Array<_, Config> = Array::try_from(Map::Array(map))
-        .map_err(|_| unknown("of another layout".to_owned()))?;
+    let map: Array<_, Config> =
+        Array::try_from(Map::Array(map)).map_err(|_| unknown("of another layout".to_owned()))?;
     let config = map.get(&0, 0).map_err(Error::map(name::CONFIG))?;
     if config.abi != ABI_VERSION && config.abi != 0 {
         return Err(unknown(config.abi.to_string()));
@@ -298,7 +296,8 @@ fn mount(pins: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let none: Option<&Path> = None;
-    let (kind, flags) = (Some("bpf"), nix::mount::MsFlags::MS_NOEXEC | nix::mount::MsFlags::MS_NOSUID);
+    let (kind, flags) =
+        (Some("bpf"), nix::mount::MsFlags::MS_NOEXEC | nix::mount::MsFlags::MS_NOSUID);
     nix::mount::mount(Some("bpf"), pins, kind, flags, none)
         .map_err(|error| Error::Io { path: pins.to_owned(), source: error.into() })
 }

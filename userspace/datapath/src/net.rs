@@ -107,7 +107,10 @@ impl Netlink {
             .filter(|route| {
                 route.header.kind == RouteType::Unicast
                     && table(route) != TABLE_LOCAL
-                    && route.attributes.iter().any(|a| matches!(a, RouteAttribute::Oif(i) if *i == index))
+                    && route
+                        .attributes
+                        .iter()
+                        .any(|a| matches!(a, RouteAttribute::Oif(i) if *i == index))
             })
             .map(|route| {
                 let mtu = mtu(&route);
@@ -159,7 +162,11 @@ impl Netlink {
     }
 
     /// One request and all its answers.
-    fn ask(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+    fn ask(
+        &mut self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = NetlinkMessage::from(request);
         message.header.flags = flags;

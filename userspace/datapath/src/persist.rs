@@ -77,7 +77,11 @@ impl State {
         self.data.reserved.keys().cloned().collect()
     }
 
-    pub(crate) fn set_reserved(&mut self, interface: &str, r: Option<Reserved>) -> Result<(), Error> {
+    pub(crate) fn set_reserved(
+        &mut self,
+        interface: &str,
+        r: Option<Reserved>,
+    ) -> Result<(), Error> {
         let before = self.data.reserved.clone();
         match r {
             Some(reserved) => self.data.reserved.insert(interface.to_owned(), reserved),
@@ -133,9 +137,8 @@ impl Datapath {
                 continue;
             }
             for slot in 0..EPOCH_SLOTS {
-                let key = keys
-                    .get(&(node * EPOCH_SLOTS + slot), 0)
-                    .map_err(Error::map(name::RX_KEYS))?;
+                let key =
+                    keys.get(&(node * EPOCH_SLOTS + slot), 0).map_err(Error::map(name::RX_KEYS))?;
                 if let Ok(suite) = Suite::try_from(key.suite)
                     && key.top > 0
                 {

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use aya::programs::{
-    CgroupSkb, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp,
-};
+use aya::programs::{CgroupSkb, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use sigil_common::abi::name;
 
 use crate::error::Error;
@@ -48,7 +46,8 @@ impl Datapath {
         let mut sizes = Vec::new();
         let names: Vec<_> = self.bpf.programs().map(|(name, _)| name.to_owned()).collect();
         for name in names {
-            let program = self.bpf.program_mut(&name).ok_or_else(|| Error::Missing(name.clone()))?;
+            let program =
+                self.bpf.program_mut(&name).ok_or_else(|| Error::Missing(name.clone()))?;
             let info = load(program, &btf).map_err(Error::program(&name))?;
             let size = Size {
                 verified: info.verified_instruction_count().unwrap_or(0),
@@ -65,7 +64,13 @@ impl Datapath {
     ///
     /// # Errors
     /// [`Error::Program`].
-    pub fn run(&self, name: &str, packet: &[u8], context: &[u8], repeat: u32) -> Result<Run, Error> {
+    pub fn run(
+        &self,
+        name: &str,
+        packet: &[u8],
+        context: &[u8],
+        repeat: u32,
+    ) -> Result<Run, Error> {
         let program = self.bpf.program(name).ok_or_else(|| Error::Missing(name.to_owned()))?;
         let (mut out, mut context_out) = (vec![0; ROOM], vec![0; context.len()]);
         let mut options = TestRunOptions::new();

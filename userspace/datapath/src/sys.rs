@@ -48,9 +48,8 @@ fn open_link(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let attr = GetAttr { path: path.as_ptr() as u64, ..GetAttr::default() };
     // SAFETY: the attribute has the layout that this command reads; the path is terminated.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of::<GetAttr>())
-    };
+    let fd =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of::<GetAttr>()) };
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
     // SAFETY: a descriptor that the kernel just gave us; nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -62,9 +61,8 @@ pub(crate) fn detach_link(pin: &Path) -> io::Result<()> {
     let link = open_link(pin)?;
     let attr = link.as_raw_fd().cast_unsigned();
     // SAFETY: this command reads the descriptor alone.
-    let failed = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const attr, size_of::<u32>())
-    };
+    let failed =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const attr, size_of::<u32>()) };
     match io::Error::last_os_error() {
         error if failed < 0 && error.raw_os_error() != Some(libc::EOPNOTSUPP) => Err(error),
         _ => Ok(()),
@@ -82,12 +80,7 @@ pub(crate) fn link_interface(pin: &Path) -> io::Result<u32> {
     };
     // SAFETY: the attribute has the layout that this command reads, and `info` has room.
     let failed = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET_INFO_BY_FD,
-            &raw const attr,
-            size_of::<InfoAttr>(),
-        )
+        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const attr, size_of::<InfoAttr>())
     };
     if failed < 0 { Err(io::Error::last_os_error()) } else { Ok(info.interface) }
 }

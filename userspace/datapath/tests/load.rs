@@ -20,5 +20,7 @@ fn the_kernel_takes_every_program() {
     let (mut datapath, _) = Datapath::open(&options).unwrap_or_else(|e| panic!("{e:?}"));
     let r = datapath.load_all();
     let _ = nix::mount::umount(&options.pins);
-    for (name, size) in r.unwrap_or_else(|e| panic!("{e:?}")) { eprintln!("{name} {size:?}"); }
+    for (name, size) in r.unwrap_or_else(|e| panic!("{e:?}")) {
+        eprintln!("{name} {size:?}");
+    }
 }
