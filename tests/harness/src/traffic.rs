@@ -293,7 +293,7 @@ impl Node {
 ///
 /// What the client says.
 pub fn finish(client: Process) -> Result<Exchange> {
-    let output = client.wait(Duration::from_mins(1))?;
+    let output = client.wait(Duration::from_mins(2))?;
     ensure!(output.success(), "{}", output.stderr.trim());
     serde_json::from_str(&output.stdout).context(output.stdout)
 }
