@@ -188,7 +188,8 @@ fn own_options(mode: &str) -> Result<()> {
 fn own_label(mode: &str) -> Result<()> {
     let cluster = cluster(mode)?;
     let one = cluster.node("one")?;
-    let forged: String = packet::label(1, 50).iter().map(|byte| format!("{byte:02x}")).collect();
+    // ScID 50 of SnID 1.
+    let forged = "861410001000070e030600000032060600000001";
     for (zone, port) in [(PROBE, 9001), (WEB, 8000)] {
         let before = one.stats()?;
         one.attempt(zone, &format!("raw 10.77.0.1 10.77.0.2:{port} {forged}"))?;

@@ -148,7 +148,7 @@ fn echoed(to: SocketAddr, size: usize, special: &Special) -> io::Result<()> {
 }
 
 /// `IP_OPTIONS`, as an application sets its own.
-pub fn set_options(socket: &impl AsRawFd, options: &[u8]) -> io::Result<()> {
+fn set_options(socket: &impl AsRawFd, options: &[u8]) -> io::Result<()> {
     let length = u32::try_from(options.len()).map_err(io::Error::other)?;
     let data = options.as_ptr().cast();
     // SAFETY: the kernel reads `length` bytes, all of the slice.

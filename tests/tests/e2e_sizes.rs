@@ -1,0 +1,119 @@
+//! Room for the label: nothing is lost to its size. Agents reserve the room on the routes, where the
+//! kernel looks before it makes packets, and give it back on detach.
+
+use anyhow::{Context, Result};
+use sigil_harness::cluster::Setting;
+use sigil_harness::{Cluster, Node, PATIENCE, until};
+use std::collections::BTreeMap;
+use std::fs;
+
+const POLICY: &str = include_str!("../harness/dsp/two-nodes.xml");
+const COVERED: &str = include_str!("../harness/dsp/two-nodes-integrity.xml");
+const WEB: Option<u32> = Some(10);
+const APP: Option<u32> = Some(20);
+/// The largest payload that fits the reserved room, and two that would fit without the label: they
+/// are sent as fragments.
+const DATAGRAMS: [usize; 3] = [1432, 1460, 1472];
+const BYTES: &str = "20000000";
+
+fn cluster(policy: &str, mode: &str) -> Result<Cluster> {
+    Cluster::start("sizes", &Setting { mode, ..Setting::of(policy) })
+}
+
+fn said(node: &Node, argv: &[&str]) -> Result<String> {
+    let output = node.run(argv)?;
+    assert!(output.success(), "{argv:?}: {}", output.stderr);
+    Ok(output.stdout)
+}
+
+fn route(node: &Node, destination: &str) -> Result<String> {
+    said(node, &["ip", "route", "show", destination])
+}
+
+/// Of `eth0`.
+fn gso_max_segs(node: &Node) -> Result<u32> {
+    let link = said(node, &["ip", "-d", "link", "show", "eth0"])?;
+    let mut words = link.split_whitespace().skip_while(|word| *word != "gso_max_segs");
+    Ok(words.nth(1).context(link.clone())?.parse()?)
+}
+
+/// Streams and datagrams of every size come back whole, and no hook dropped any of it.
+fn nothing_is_lost(cluster: &Cluster) -> Result<()> {
+    let (one, two) = (cluster.node("one")?, cluster.node("two")?);
+    let _stream = two.serve(APP, &["tcp-echo", "8000"])?;
+    let _datagrams = two.serve(APP, &["udp-echo", "8000"])?;
+    let exchange = one.exchange(WEB, &["tcp-exchange", "10.77.0.2:8000", BYTES])?;
+    assert!(exchange.is_complete(), "{exchange:?}");
+    for size in DATAGRAMS.into_iter().chain([1, 65_507]) {
+        let size = size.to_string();
+        let exchange = one.exchange(WEB, &["udp-exchange", "10.77.0.2:8000", "50", &size])?;
+        assert!(exchange.is_complete(), "{size} bytes: {exchange:?}");
+    }
+    for node in cluster.nodes() {
+        let stats = node.stats()?;
+        let reasons = stats.reasons().into_iter().filter(|(_, count)| *count > 0);
+        assert_eq!(reasons.collect::<BTreeMap<_, _>>(), BTreeMap::new(), "on {}", node.name());
+        stats.balanced()?;
+    }
+    Ok(())
+}
+
+fn streams_and_datagrams(mode: &str) -> Result<()> {
+    let cluster = cluster(POLICY, mode)?;
+    nothing_is_lost(&cluster)
+}
+
+/// A covered payload has to be in one piece when it is stamped.
+fn covered_payloads(mode: &str) -> Result<()> {
+    let cluster = cluster(COVERED, mode)?;
+    for node in cluster.nodes() {
+        assert_eq!(gso_max_segs(node)?, 1, "on {}", node.name());
+    }
+    nothing_is_lost(&cluster)
+}
+
+sigil_harness::in_both_modes! { streams_and_datagrams covered_payloads }
+
+#[test]
+fn room_is_reserved_and_given_back() -> Result<()> {
+    let setting = Setting::of(POLICY);
+    let mut cluster = Cluster::prepare("sizes", &setting)?;
+    let member = cluster.member("one")?;
+    let before = (route(&member.node, "10.77.0.0/24")?, gso_max_segs(&member.node)?);
+    assert!(!before.0.contains("mtu"), "{before:?}");
+    // An operator's own, smaller MTU stays.
+    member.node.netns().ip("route add 10.88.1.0/24 via 10.77.0.2 mtu 1300")?;
+    member.start()?;
+    assert!(route(&member.node, "10.77.0.0/24")?.contains("mtu 1460"));
+    assert!(route(&member.node, "10.88.1.0/24")?.contains("mtu 1300"));
+    assert_eq!(gso_max_segs(&member.node)?, 127);
+
+    member.node.netns().ip("route add 10.88.2.0/24 via 10.77.0.2")?;
+    let reserved = || Ok(route(&member.node, "10.88.2.0/24")?.contains("mtu 1460").then_some(()));
+    until("room on a route that came later", PATIENCE, reserved)?;
+
+    // It outlives the agent, as enforcement does.
+    member.take_agent()?.kill9()?;
+    assert!(route(&member.node, "10.77.0.0/24")?.contains("mtu 1460"));
+    member.start()?;
+    member.take_agent()?.detach(&member.node)?;
+    assert_eq!((route(&member.node, "10.77.0.0/24")?, gso_max_segs(&member.node)?), before);
+    assert!(route(&member.node, "10.88.1.0/24")?.contains("mtu 1300"));
+    assert!(!route(&member.node, "10.88.2.0/24")?.contains("mtu"));
+    Ok(())
+}
+
+/// From a policy with covered payloads to one without, and back.
+#[test]
+fn super_frames_follow_the_policy() -> Result<()> {
+    let cluster = cluster(POLICY, "auto")?;
+    let one = cluster.node("one")?;
+    let file = one.directory().join("next.xml");
+    for (serial, policy, segments) in [(2, COVERED, 1), (3, POLICY, 127)] {
+        fs::write(&file, policy.replace("serial=\"1\"", &format!("serial=\"{serial}\"")))?;
+        let output = one.ctl(&["load", file.to_str().context("a path")?])?;
+        assert!(output.success(), "{}", output.stderr);
+        assert_eq!(gso_max_segs(one)?, segments);
+    }
+    Ok(())
+}
