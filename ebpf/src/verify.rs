@@ -168,7 +168,7 @@ fn judge(
     let transport = packet::transport(window, ip);
     let own = ip.header_len() as usize - IP_LEN;
     let has_label = own >= LABEL_LEN && window.read::<u8>(ETH_LEN + IP_LEN)? == KIND;
-    let (peer, source, protection) = if has_label {
+    let (peer, protection) = if has_label {
         let words = window.words(ETH_LEN + IP_LEN)?;
         let tag = LabelTag::from_words(words).map_err(DropReason::from)?;
         if own < tag.len as usize {
@@ -181,12 +181,11 @@ fn judge(
         if tag.doi != rules.config.doi {
             return Err(DropReason::BadDoi.into());
         }
-        let (peer, protection) = labelled(&rules, window, packet, ip, transport, tag, whole)?;
-        (peer, tag.label, protection)
+        labelled(&rules, window, packet, ip, transport, tag, whole)?
     } else {
         let label = unlabelled(&rules, ip)?;
         // The operator vouches for hosts of the perimeter: no protection can be asked of them.
-        (rules.peer(label), label, PROTECTION_INTEGRITY)
+        (rules.peer(label), PROTECTION_INTEGRITY)
     };
     let Some(peer) = peer else { return Err(DropReason::NoRule.into()) };
     let icmp_type = (transport >> 24) as u8;
@@ -198,10 +197,11 @@ fn judge(
         rules.verdict(peer.class, rules.generation.kernel_scid)
     };
     decide::arrive(taker, peer, kernel, protection)?;
+    let mark = mark::pack(peer.handle, protection);
     if ip.fragmented() {
-        one_label(ip, source)?;
+        one_sender(ip, mark)?;
     }
-    verified.mark = mark::pack(peer.handle, protection);
+    verified.mark = mark;
     Ok(())
 }
 
@@ -359,24 +359,39 @@ fn owns(addresses: &[u32; NODE_ADDRESSES], address: u32) -> bool {
     address != 0 && (a == address || b == address || c == address || d == address)
 }
 
-/// A datagram in pieces has one sender: no zone may slip a piece into another's.
+/// A datagram in pieces has one sender: no zone may slip a piece into another's. It counts as
+/// protected as its first piece, whose mark the stack keeps: no other piece may have less. (It may
+/// have more: without ports, its sender takes the strongest protection that might be asked for.)
+///
+/// What is remembered is the mark of the first piece, or until it comes, of the weakest one.
 #[inline(always)]
-fn one_label(ip: Ipv4, source: Label) -> Result<(), DropReason> {
+fn one_sender(ip: Ipv4, mark: u32) -> Result<(), DropReason> {
+    /// Set once the first piece was seen.
+    const FIRST: u64 = 1 << 32;
     let key = FragmentKey {
         source: ip.source(),
         target: ip.target(),
         id: ip.id(),
         protocol: u16::from(ip.protocol()),
     };
+    let new = if ip.first_fragment() { FIRST | u64::from(mark) } else { u64::from(mark) };
     // SAFETY: plain data.
-    match unsafe { FRAGMENTS.get(key) } {
-        Some(first) if *first == source.word() => Ok(()),
-        Some(_) => Err(DropReason::FragmentMismatch),
-        None => {
-            let _ = FRAGMENTS.insert(key, source.word(), 0);
-            Ok(())
-        }
+    let held = unsafe { FRAGMENTS.get(key) }.copied().unwrap_or(new);
+    let had = held as u32;
+    let (protection, least) = (mark::protection(mark), mark::protection(had));
+    let fits = match (held & FIRST != 0, new & FIRST != 0) {
+        (true, true) => protection == least,
+        (true, false) => protection >= least,
+        (false, true) => protection <= least,
+        (false, false) => true,
+    };
+    if mark::handle(mark) != mark::handle(had) || !fits {
+        return Err(DropReason::FragmentMismatch);
     }
+    // A later piece changes nothing unless it is the first, or weaker while the first is missing.
+    let keep = held & FIRST != 0 || new & FIRST == 0 && protection >= least;
+    let _ = FRAGMENTS.insert(key, if keep { held } else { new }, 0);
+    Ok(())
 }
 
 /// The window in its map value.

@@ -146,16 +146,16 @@ fn padding_behind_the_packet() -> Result<()> {
 fn fragments_of_one_sender() -> Result<()> {
     let node = Node::new()?;
     for program in VERIFIERS {
-        let mut first = Packet::udp(INBOUND, 4000, &[1; 24])?;
-        first.ip.more_fragments = true;
-        let mut last = Packet::new(INBOUND, IpNumber::UDP, vec![2; 3])?;
-        last.ip.fragment_offset = IpFragOffset::try_new(4)?;
-        for fragment in [first, last] {
-            for (key_id, suite) in EPOCHS {
-                let proof = Proof { suite, key_id, covered: true, ..node.proof() };
-                node.accepts(program, &fragment, &Stamp::proven(APP, proof))?;
+        for ((key_id, suite), covered) in EPOCHS.into_iter().zip([true, false, true]) {
+            let mut first = Packet::udp(INBOUND, 4000, &[1; 24])?;
+            first.ip.more_fragments = true;
+            let mut last = Packet::new(INBOUND, IpNumber::UDP, vec![2; 3])?;
+            last.ip.fragment_offset = IpFragOffset::try_new(4)?;
+            for mut piece in [first, last] {
+                piece.ip.identification = key_id.into();
+                let proof = Proof { suite, key_id, covered, ..node.proof() };
+                node.accepts(program, &piece, &Stamp::proven(APP, proof))?;
             }
-            node.accepts(program, &fragment, &node.stamp(APP))?;
         }
     }
     Ok(())

@@ -276,15 +276,47 @@ fn less_protection_than_the_zones_ask_for() -> Result<()> {
 fn a_fragment_of_another_sender() -> Result<()> {
     let node = Node::new()?;
     for (program, id) in VERIFIERS.iter().zip(1..) {
-        let mut first = Packet::udp(INBOUND, 4000, &[1; 24])?;
-        (first.ip.more_fragments, first.ip.identification) = (true, id);
-        let mut last = Packet::new(INBOUND, IpNumber::UDP, vec![2; 3])?;
-        last.ip.fragment_offset = etherparse::IpFragOffset::try_new(4)?;
-        last.ip.identification = id;
+        let (first, last) = pieces(id)?;
         node.accepts(program, &first, &node.stamp(APP))?;
         let foreign = last.stamped(&node.stamp(BARE))?;
         node.refuses(program, &foreign, DropReason::FragmentMismatch)?;
         node.accepts(program, &last, &node.stamp(APP))?;
     }
     Ok(())
+}
+
+/// Nor does anybody who has no key: a datagram counts as protected as its first piece.
+#[test]
+fn a_fragment_with_less_protection_than_the_first() -> Result<()> {
+    let node = Node::new()?;
+    let covered = || Stamp::proven(SECRET, Proof { covered: true, ..node.proof() });
+    for (program, id) in VERIFIERS.iter().zip([10, 20]) {
+        let (first, last) = pieces(id)?;
+        node.accepts(program, &first, &covered())?;
+        for weaker in [Stamp::bare(SECRET), node.stamp(SECRET)] {
+            node.refuses(program, &last.stamped(&weaker)?, DropReason::FragmentMismatch)?;
+        }
+        node.accepts(program, &last, &covered())?;
+        // Whichever comes first.
+        let (first, last) = pieces(id + 1)?;
+        node.accepts(program, &last, &covered())?;
+        node.accepts(program, &last, &Stamp::bare(SECRET))?;
+        node.refuses(program, &first.stamped(&covered())?, DropReason::FragmentMismatch)?;
+        // More is no harm.
+        let (first, last) = pieces(id + 2)?;
+        node.accepts(program, &first, &node.stamp(SECRET))?;
+        node.accepts(program, &last, &covered())?;
+        node.accepts(program, &last, &node.stamp(SECRET))?;
+    }
+    Ok(())
+}
+
+/// A datagram in two pieces.
+fn pieces(id: u16) -> Result<(Packet, Packet)> {
+    let mut first = Packet::udp(INBOUND, 4000, &[1; 24])?;
+    (first.ip.more_fragments, first.ip.identification) = (true, id);
+    let mut last = Packet::new(INBOUND, IpNumber::UDP, vec![2; 3])?;
+    last.ip.fragment_offset = etherparse::IpFragOffset::try_new(4)?;
+    last.ip.identification = id;
+    Ok((first, last))
 }
