@@ -87,7 +87,7 @@ fn print(stats: &Stats, args: &Args, to: &mut impl Write) -> io::Result<()> {
         return writeln!(to, "nothing was judged yet");
     }
     hooks.print(to)?;
-    let observed: u64 = stats.hooks.iter().map(|(_, row)| row.observed).sum();
+    let observed: u64 = stats.hooks.values().map(|row| row.observed).sum();
     if observed > 0 {
         writeln!(to, "\n{observed} of them passed only because the agent observes")?;
     }
