@@ -135,6 +135,22 @@ pub const fn taker(protocol: u8, icmp_type: u8) -> Taker {
     }
 }
 
+/// [`taker`] for IPv6, which there is on loopback only.
+#[inline(always)]
+#[must_use]
+pub const fn taker_v6(protocol: u8, icmp_type: u8) -> Taker {
+    const ICMPV6: u8 = 58;
+    match protocol {
+        ICMPV6 => match icmp_type {
+            128 => Taker::Kernel,
+            129 => Taker::Socket,
+            // Errors, multicast listeners, routers, neighbours, redirects.
+            _ => Taker::Errors,
+        },
+        _ => taker(protocol, 0),
+    }
+}
+
 /// May a verified packet reach this node at all? The check for what no socket will judge.
 ///
 /// `kernel` is what the rules hold for the peer and this node's kernel; `protection` is what the
@@ -149,6 +165,9 @@ pub fn arrive(
     kernel: Option<&Verdict>,
     protection: u8,
 ) -> Result<(), Refusal> {
+    if protection < peer.least() {
+        return Err(DropReason::Protection.into());
+    }
     match taker {
         Taker::Socket => return Ok(()),
         // A process that may ping this node must not be able to tell it where its routes lead.
@@ -224,6 +243,8 @@ pub fn deliver(arrival: &Arrival, verdict: Option<&Verdict>) -> Result<Delivery,
     }
     let alarm_line = match receive(verdict) {
         Ok(line) => line,
+        // Where only the conversation speaks for a packet, it must be the conversation's own.
+        Err(_) if foreign => return Err(DropReason::PeerMismatch.into()),
         Err(refusal) => {
             if !(arrival.opened && !arrival.listener && open(verdict).is_ok()) {
                 return Err(refusal);
@@ -248,6 +269,7 @@ pub fn deliver(arrival: &Arrival, verdict: Option<&Verdict>) -> Result<Delivery,
 mod tests {
     use super::*;
     use crate::abi::policy::{PROTECTION_INTEGRITY, PROTECTION_LABEL};
+    use crate::abi::rule::LEAST_SHIFT;
     use crate::label::Label;
 
     const WEB: u64 = Label { snid: 1, scid: 2 }.word();
@@ -372,5 +394,11 @@ mod tests {
         assert!(arrive(taker(protocol::ICMP, 8), &process, None).is_err());
         assert!(arrive(taker(47, 0), &kernel, None).is_err());
         assert!(arrive(taker(protocol::TCP, 0), &process, None).is_ok());
+        let strict = Peer { flags: u32::from(PROTECTION_AUTHENTICATE) << LEAST_SHIFT, ..process };
+        assert_eq!(
+            super::arrive(Taker::Socket, &strict, None, PROTECTION_LABEL),
+            Err(DropReason::Protection.into()),
+            "a forged label must not reach the stack"
+        );
     }
 }

@@ -122,6 +122,23 @@ impl SocketStorage {
         }
     }
 
+    /// The state of a full socket, all zero if it had none.
+    #[inline(always)]
+    pub(crate) fn of_zeroed(&self, sk: *mut bpf_sock) -> Option<&'static mut SocketState> {
+        let none = core::ptr::null_mut();
+        // SAFETY: as above; without an initial value the kernel makes a zero one.
+        unsafe {
+            bpf_sk_storage_get(
+                self.map().cast(),
+                sk.cast(),
+                none,
+                BPF_SK_STORAGE_GET_F_CREATE.into(),
+            )
+            .cast::<SocketState>()
+            .as_mut()
+        }
+    }
+
     /// The state of a full socket, made from `initial` if it has none.
     #[inline(always)]
     pub(crate) fn of_new(

@@ -27,6 +27,8 @@ use crate::{
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
+const IPPROTO_SMC: u32 = 256;
+const IPPROTO_MPTCP: u32 = 262;
 
 /// `socket(2)`: the socket gets its maker's ScID.
 #[cgroup_sock(sock_create)]
@@ -45,6 +47,11 @@ fn create(ctx: &SockContext, state: &mut SocketState) -> Result<(), Refusal> {
     state.scid = task::current_scid().ok_or(DropReason::TaskRange)?;
     if state.scid != 0 {
         permitted(&Rules::now()?, state.scid, CREATE)?;
+        // Their subflows are sockets that the kernel makes, and nobody would know whose they are.
+        // SAFETY: the context's own field.
+        if matches!(unsafe { (*ctx.sock).protocol }, IPPROTO_SMC | IPPROTO_MPTCP) {
+            return Err(DropReason::SocketPermission.into());
+        }
     }
     SOCKETS.of_new(ctx.sock, state).map(drop).ok_or(DropReason::NoMemory.into())
 }

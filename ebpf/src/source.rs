@@ -93,7 +93,15 @@ impl Sender {
         match (family, kind) {
             // The kernel's control sockets (ICMP, TCP resets) are made without the create hook.
             (AF_INET | AF_INET6, SOCK_RAW) => Self::without_socket(ctx, rules, ip, transport),
-            (AF_INET | AF_INET6, _) => Self::nobody(Kind::Unknown, rules.generation.default_scid),
+            (AF_INET | AF_INET6, _) => match SOCKETS.of_zeroed(full) {
+                Some(state) => Self {
+                    kind: Kind::Socket,
+                    scid: rules.generation.default_scid,
+                    state,
+                    sk: full,
+                },
+                None => Self::nobody(Kind::Unknown, rules.generation.default_scid),
+            },
             _ => Self::nobody(Kind::Packet, rules.generation.default_scid),
         }
     }

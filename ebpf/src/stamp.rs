@@ -14,7 +14,7 @@ use sigil_common::{
         key::{EPOCH_SLOTS, TxKey},
         policy::{PROTECTION_INTEGRITY, PROTECTION_LABEL},
         rule::NO_NODE,
-        socket::{Conversation, ConversationKey, socket_flag},
+        socket::{Conversation, ConversationKey, socket_flag, way},
     },
     decide::{self, Refusal, Sending, protocol},
     icv::{ChecksumField, IcvInput, Suite},
@@ -137,8 +137,10 @@ fn judge(
         return Ok(Send { label, node, protection: sending.protection });
     };
     let word = egress_word(ip.target(), port, rules.number());
-    let send = if read(&state.egress) == word {
-        Send { label, node: state.node, protection: state.protection }
+    let mut send = Send { label, node: NO_NODE, protection: 0 };
+    let way = read(&state.way);
+    if read(&state.egress) == word && way::is_of(way, word) {
+        (send.node, send.protection) = way::parts(way);
     } else {
         let (peer, node, sending) = ask(rules, ip, port, scid, sender.kind, state.peer)?;
         if sending.alarm_line != 0 {
@@ -154,12 +156,10 @@ fn judge(
         if sending.opens {
             state.flags |= socket_flag::OPENED;
         }
-        write(&mut state.egress, 0);
-        state.node = node;
-        state.protection = sending.protection;
+        write(&mut state.way, way::pack(word, node, sending.protection));
         write(&mut state.egress, word);
-        Send { label, node, protection: sending.protection }
-    };
+        (send.node, send.protection) = (node, sending.protection);
+    }
     if state.flags & socket_flag::OPENED != 0 && unconnected(sender.sk) {
         open_conversation(ctx, ip, port);
     }
@@ -357,7 +357,7 @@ pub(crate) fn unconnected(sk: *mut bpf_sock) -> bool {
 
 /// An unconnected socket wrote to someone: the answers are part of that conversation.
 #[inline(always)]
-fn open_conversation(ctx: &TcContext, ip: Ipv4, port: u16) {
+pub(crate) fn open_conversation(ctx: &TcContext, ip: Ipv4, port: u16) {
     // SAFETY: the context's own skb.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
     let key =

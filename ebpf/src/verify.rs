@@ -7,7 +7,10 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, TC_ACT_SHOT, TC_ACT_UNSPEC,
         bpf_adj_room_mode::BPF_ADJ_ROOM_NET, xdp_action,
     },
-    helpers::generated::{bpf_skb_adjust_room, bpf_xdp_adjust_head, bpf_xdp_adjust_meta},
+    helpers::generated::{
+        bpf_csum_update, bpf_ktime_get_ns, bpf_skb_adjust_room, bpf_xdp_adjust_head,
+        bpf_xdp_adjust_meta,
+    },
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -363,20 +366,30 @@ fn owns(addresses: &[u32; NODE_ADDRESSES], address: u32) -> bool {
 /// protected as its first piece, whose mark the stack keeps: no other piece may have less. (It may
 /// have more: without ports, its sender takes the strongest protection that might be asked for.)
 ///
-/// What is remembered is the mark of the first piece, or until it comes, of the weakest one.
+/// What is remembered is the mark of the first piece, or until it comes, of the weakest one, for as
+/// long as the stack may wait for the rest: identifications come again.
 #[inline(always)]
 fn one_sender(ip: Ipv4, mark: u32) -> Result<(), DropReason> {
-    /// Set once the first piece was seen.
+    /// Set once the first piece was seen. Below it the mark, above it the time.
     const FIRST: u64 = 1 << 32;
+    const TIME_SHIFT: u32 = 33;
+    /// In units of 2^30 ns; twice the kernel's default `ipfrag_time`.
+    const WAIT: u64 = 60;
     let key = FragmentKey {
         source: ip.source(),
         target: ip.target(),
         id: ip.id(),
         protocol: u16::from(ip.protocol()),
     };
-    let new = if ip.first_fragment() { FIRST | u64::from(mark) } else { u64::from(mark) };
+    // SAFETY: no side effect.
+    let now = unsafe { bpf_ktime_get_ns() } >> 30;
+    let first = if ip.first_fragment() { FIRST } else { 0 };
+    let new = now << TIME_SHIFT | first | u64::from(mark);
     // SAFETY: plain data.
-    let held = unsafe { FRAGMENTS.get(key) }.copied().unwrap_or(new);
+    let mut held = unsafe { FRAGMENTS.get(key) }.copied().unwrap_or(new);
+    if now.wrapping_sub(held >> TIME_SHIFT) > WAIT {
+        held = new;
+    }
     let had = held as u32;
     let (protection, least) = (mark::protection(mark), mark::protection(had));
     let fits = match (held & FIRST != 0, new & FIRST != 0) {
@@ -427,7 +440,7 @@ fn xdp_finish(ctx: &XdpContext, verified: Verified) -> Result<(), DropReason> {
     if verified.strip != 0 {
         let window = Window::of_xdp(ctx);
         let ethernet = window.read::<[u16; 7]>(0)?;
-        let ip = without_option(window, verified.strip)?;
+        let (ip, _) = without_option(window, verified.strip)?;
         // The two lengths are spelled out: offsets known to the verifier cost nothing.
         let by = if verified.strip == AUTH_LEN {
             move_headers::<AUTH_LEN>(window, ethernet, ip)?
@@ -469,7 +482,8 @@ fn move_headers<const BY: usize>(
 #[inline(always)]
 fn tc_finish(ctx: &TcContext, verified: Verified) -> Result<(), DropReason> {
     if verified.strip != 0 {
-        let ip = without_option(Window::now(ctx), verified.strip)?;
+        let (ip, gone) = without_option(Window::now(ctx), verified.strip)?;
+        let gone = u32::from(ipv4::fold(gone));
         let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET);
         let by = -(verified.strip as i32);
         // SAFETY: the context's own skb; packet pointers are made anew afterwards.
@@ -477,19 +491,24 @@ fn tc_finish(ctx: &TcContext, verified: Verified) -> Result<(), DropReason> {
             return Err(DropReason::Resize);
         }
         Window::now(ctx).put(ETH_LEN, ip.0)?;
+        // A device that summed the whole packet (CHECKSUM_COMPLETE) counted header and option, which
+        // add up to nothing; the kernel took the option out of the sum, and so does the new header.
+        // Fails where there is no such sum.
+        // SAFETY: the context's own skb.
+        unsafe { bpf_csum_update(ctx.skb.skb, gone) };
     }
     ctx.skb.set_mark(verified.mark);
     Ok(())
 }
 
-/// The header as it was before it got the label.
+/// The header as it was before it got the label, and the sum of what goes.
 #[inline(always)]
-fn without_option(window: Window, strip: usize) -> Result<Ipv4, DropReason> {
+fn without_option(window: Window, strip: usize) -> Result<(Ipv4, u64), DropReason> {
     let ip = Ipv4(window.words(ETH_LEN)?);
     let mut gone = ipv4::sum(0, window.words(ETH_LEN + IP_LEN)?);
     if strip == AUTH_LEN {
         gone = ipv4::sum(gone, window.words(ETH_LEN + IP_LEN + LABEL_LEN)?);
     }
     let total = ip.total_len().wrapping_sub(strip as u16);
-    Ok(packet::rebuilt(ip, ip.header_len() - strip as u32, total, ip.id(), 0, gone))
+    Ok((packet::rebuilt(ip, ip.header_len() - strip as u32, total, ip.id(), 0, gone), gone))
 }

@@ -2,10 +2,13 @@
 //! sockets obey the SOCKET rules, and no process gets out of its zone.
 
 use anyhow::{Context, Result};
+use sigil_common::abi::policy::PROTECTION_INTEGRITY;
+use sigil_common::abi::rule::mark;
 use sigil_harness::cluster::Setting;
 use sigil_harness::{Cluster, Node, Output, binary};
 
 const POLICY: &str = include_str!("../harness/dsp/local.xml");
+const WEB: Option<u32> = Some(10);
 const APP: Option<u32> = Some(20);
 const OTHER: Option<u32> = Some(30);
 const IDLE: Option<u32> = Some(40);
@@ -40,6 +43,28 @@ fn confined(node: &Node, arguments: &[&str]) -> Result<Output> {
 }
 
 #[test]
+fn an_allowed_pair_talks_over_every_local_address() -> Result<()> {
+    let cluster = cluster()?;
+    let one = cluster.node("one")?;
+    let _streams = one.serve(APP, &["tcp-echo", "[::]:8000"])?;
+    let _datagrams = one.serve(APP, &["udp-echo", "[::]:8001"])?;
+    for address in SELF {
+        let target = format!("{address}:8000");
+        let exchange = one.exchange(WEB, &["tcp-exchange", &target, "5000000"])?;
+        assert!(exchange.is_complete(), "{target}: {exchange:?}");
+        let words = format!("send {address}:8001 1000");
+        assert_eq!(one.attempt(WEB, &words)?, "ok", "{words}");
+    }
+    for address in ["127.0.0.1", "10.77.0.1"] {
+        let words = format!("send {address}:8001 1000 unconnected");
+        assert_eq!(one.attempt(WEB, &words)?, "ok", "{words}");
+    }
+    let stats = one.stats()?;
+    assert_eq!(stats.hook("deliver").drops(), 0, "{stats:?}");
+    stats.balanced()
+}
+
+#[test]
 fn a_refused_pair_does_not() -> Result<()> {
     let cluster = cluster()?;
     let one = cluster.node("one")?;
@@ -65,6 +90,30 @@ fn a_refused_pair_does_not() -> Result<()> {
         }
     }
     one.stats()?.balanced()
+}
+
+/// Between processes of one node the label travels as the packet's mark, which root may set as well.
+#[test]
+fn a_forged_mark_is_no_label() -> Result<()> {
+    let cluster = cluster()?;
+    let one = cluster.node("one")?;
+    let _server = one.serve(APP, &["udp-echo", "8001"])?;
+    for handle in 0..6 {
+        let mark = mark::pack(handle, PROTECTION_INTEGRITY);
+        for zone in [OTHER, None] {
+            let words = format!("send 127.0.0.1:8001 64 mark={mark}");
+            assert_eq!(
+                one.attempt(zone, &words)?,
+                "silence",
+                "{words} from {zone:?}"
+            );
+        }
+        assert_eq!(
+            one.attempt(WEB, &format!("send 127.0.0.1:8001 64 mark={mark}"))?,
+            "ok"
+        );
+    }
+    Ok(())
 }
 
 #[test]

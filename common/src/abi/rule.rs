@@ -9,12 +9,25 @@ pub struct Peer {
     pub handle: u32,
     /// Labels with the same rules share a class.
     pub class: u32,
-    /// [`super::policy`] `PEER_*` bits.
+    /// [`super::policy`] `PEER_*` bits, and from [`LEAST_SHIFT`] on the least protection that any
+    /// conversation with the label asks for.
     pub flags: u32,
     /// The label's node in `NODES`, or [`NO_NODE`].
     pub node: u32,
 }
 const _: () = assert!(size_of::<Peer>() == 16);
+
+/// See [`Peer::flags`].
+pub const LEAST_SHIFT: u32 = 8;
+
+impl Peer {
+    /// What every packet of this label must have, whatever it is for: less never reaches the stack.
+    #[inline(always)]
+    #[must_use]
+    pub const fn least(&self) -> u8 {
+        (self.flags >> LEAST_SHIFT) as u8
+    }
+}
 
 /// "No entry of `NODES`": a host of the perimeter.
 pub const NO_NODE: u32 = u32::MAX;

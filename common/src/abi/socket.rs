@@ -1,4 +1,5 @@
 //! What is remembered per socket and per conversation.
+#![expect(clippy::inline_always, reason = "BPF calls cost 10 ns")]
 
 /// A command name as the kernel keeps it, 16 bytes with zeroes behind. Words, because the stack of
 /// a BPF program is read in aligned words only.
@@ -44,16 +45,45 @@ pub struct SocketState {
     pub ingress: u64,
     /// Verdict cache: `address << 32 | port << 16 | generation` of where packets may go.
     pub egress: u64,
-    /// With `egress`: the destination's index in `NODES`, or [`super::rule::NO_NODE`].
-    pub node: u32,
-    /// With `egress`: `PROTECTION_*` of the packets.
-    pub protection: u8,
-    /// Explicit padding.
-    pub pad: [u8; 3],
+    /// With `egress`: where to and how, see [`way`].
+    pub way: u64,
     /// [`socket_flag`] bits.
     pub flags: u32,
     /// Explicit padding.
-    pub pad2: u32,
+    pub pad: u32,
+}
+
+/// The outcome that goes with a word of [`SocketState::egress`], as one word of its own: the
+/// destination's index in `NODES` (or [`super::rule::NO_NODE`]), the `PROTECTION_*` of the packets, and
+/// a check of the first word, so that two CPUs that send to different places do not mix verdicts.
+pub mod way {
+    /// Packs the outcome for `egress`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(egress: u64, node: u32, protection: u8) -> u64 {
+        ((node as u64) << 32) | ((protection as u64) << 24) | super::check(egress)
+    }
+
+    /// Whether the outcome is that of `egress`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of(way: u64, egress: u64) -> bool {
+        way & 0xff_ffff == super::check(egress)
+    }
+
+    /// Node and protection.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the fields of the word")]
+    pub const fn parts(way: u64) -> (u32, u8) {
+        ((way >> 32) as u32, (way >> 24) as u8)
+    }
+}
+
+/// 24 bits that differ for most words.
+#[inline(always)]
+const fn check(egress: u64) -> u64 {
+    egress.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
 }
 const _: () = assert!(size_of::<SocketState>() == 64);
 
@@ -81,7 +111,8 @@ pub struct Conversation {
 }
 const _: () = assert!(size_of::<Conversation>() == 8);
 
-/// The key of `FRAGMENTS`: a datagram in pieces. The value is a label's word.
+/// The key of `FRAGMENTS`: a datagram in pieces. The value is the time in
+/// units of 2^30 ns (31 bits), whether the first piece was seen (1 bit), and a mark (32 bits).
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct FragmentKey {

@@ -9,7 +9,11 @@ use sigil_common::abi::{
     Generation, generation_flag,
     key::{NODE_ADDRESSES, Node},
     name,
-    rule::{NO_NODE, NodeRef, Peer, PerimeterLabel, PortKey, SocketRule, Verdict, VerdictKey},
+    policy::{CREATE, PEER_KERNEL, PROTECTION_AUTHENTICATE, RECEIVE},
+    rule::{
+        LEAST_SHIFT, NO_NODE, NodeRef, Peer, PerimeterLabel, PortKey, SocketRule, Verdict,
+        VerdictKey,
+    },
 };
 use sigil_common::label::Label;
 use sigil_policy::NodeRules;
@@ -45,9 +49,13 @@ impl Datapath {
         let bank = (config.active & 1) ^ 1;
         let number = self.generation()?.number.wrapping_add(1).max(1);
 
+        let least = least_protections(rules);
         let peers = rules.peers.iter().map(|(label, peer)| {
-            let node = nodes.get(&label.snid).copied().unwrap_or(NO_NODE);
-            (*label, Peer { handle: handle(*label), class: peer.class, flags: peer.flags, node })
+            let node = nodes.get(&label.snid).map_or(NO_NODE, |(index, _)| *index);
+            let floor = least.get(&peer.class).copied().unwrap_or(PROTECTION_AUTHENTICATE);
+            let floor = if peer.flags & PEER_KERNEL == 0 { floor } else { PROTECTION_AUTHENTICATE };
+            let flags = peer.flags | u32::from(floor) << LEAST_SHIFT;
+            (*label, Peer { handle: handle(*label), class: peer.class, flags, node })
         });
         self.fill(name::PEERS, bank, peers)?;
         let verdicts = rules.verdicts.iter().map(|(key, entry)| {
@@ -66,10 +74,8 @@ impl Datapath {
         });
         self.fill(name::PORTS, bank, ports)?;
         let addresses = rules.nodes.iter().flat_map(|node| {
-            let at = NodeRef {
-                snid: node.snid,
-                node: nodes.get(&node.snid).copied().unwrap_or(NO_NODE),
-            };
+            let index = nodes.get(&node.snid).map_or(NO_NODE, |(index, _)| *index);
+            let at = NodeRef { snid: node.snid, node: index };
             node.addresses.iter().map(move |address| (u32::from(*address), at))
         });
         self.fill(name::ADDRESSES, bank, addresses)?;
@@ -97,6 +103,10 @@ impl Datapath {
         map.set(bank, generation, 0).map_err(Error::map(name::GENERATIONS))?;
         config.active = bank;
         self.set_config(config)?;
+        let mut map: Array<&mut MapData, Node> = self.view_mut(name::NODES)?;
+        for (index, node) in nodes.into_values() {
+            map.set(index, node, 0).map_err(Error::map(name::NODES))?;
+        }
         if crate::load::links(&self.options).exists() {
             self.maintain()?;
         }
@@ -145,9 +155,9 @@ impl Datapath {
         outer.set(bank, &inner, 0).map_err(Error::map(name))
     }
 
-    /// Gives every node of the policy its index, and writes down its addresses. Addresses are
-    /// only ever checked for nodes that the bank in force names.
-    fn place_nodes(&mut self, rules: &NodeRules) -> Result<BTreeMap<u32, u32>, Error> {
+    /// Gives every node of the policy its index, and tells what its entry is to be. Entries of nodes
+    /// that are in use change when the bank has flipped, not before.
+    fn place_nodes(&mut self, rules: &NodeRules) -> Result<BTreeMap<u32, (u32, Node)>, Error> {
         let limit = self.options.limits.nodes;
         if rules.nodes.len() > limit as usize {
             return Err(Error::Limit { what: "nodes", needed: rules.nodes.len(), limit });
@@ -166,20 +176,17 @@ impl Datapath {
         let mut free = free.into_iter();
         let mut placed = BTreeMap::new();
         for entry in &rules.nodes {
-            let (index, mut node) = match held.get(&entry.snid) {
-                Some(found) => *found,
-                None => (
-                    free.next().ok_or(Error::Limit {
-                        what: "nodes",
-                        needed: held.len() + placed.len() + 1,
-                        limit,
-                    })?,
-                    Node { snid: entry.snid, ..Node::default() },
-                ),
+            let addresses = addresses(&entry.addresses);
+            let (index, node) = if let Some((index, node)) = held.get(&entry.snid) {
+                (*index, Node { addresses, ..*node })
+            } else {
+                let needed = held.len() + placed.len() + 1;
+                let index = free.next().ok_or(Error::Limit { what: "nodes", needed, limit })?;
+                let node = Node { snid: entry.snid, addresses, ..Node::default() };
+                map.set(index, node, 0).map_err(Error::map(name::NODES))?;
+                (index, node)
             };
-            node.addresses = addresses(&entry.addresses);
-            map.set(index, node, 0).map_err(Error::map(name::NODES))?;
-            placed.insert(entry.snid, index);
+            placed.insert(entry.snid, (index, node));
         }
         Ok(placed)
     }
@@ -223,6 +230,18 @@ impl Datapath {
         self.handles = handles;
         Ok(())
     }
+}
+
+/// The least protection that a class's conversations ask for.
+fn least_protections(rules: &NodeRules) -> BTreeMap<u32, u8> {
+    let mut least = BTreeMap::new();
+    for (key, verdict) in &rules.verdicts {
+        if verdict.flags & (CREATE | RECEIVE) != 0 {
+            let floor = least.entry(key.class).or_insert(verdict.protection);
+            *floor = verdict.protection.min(*floor);
+        }
+    }
+    least
 }
 
 fn addresses(of: &[Ipv4Addr]) -> [u32; NODE_ADDRESSES] {

@@ -1,5 +1,7 @@
 //! Installing keys. A slot's key is replaced as a whole; an unchanged one keeps its counters.
 
+use std::collections::BTreeSet;
+
 use aya::maps::{Array, MapData};
 use sigil_common::abi::{
     key::{EPOCH_SLOTS, Node, RxKey, TxKey},
@@ -29,18 +31,6 @@ pub struct EpochKeys {
     pub pairs: Vec<Pair>,
 }
 
-impl EpochKeys {
-    /// Names the epoch on disk without telling its keys.
-    fn fingerprint(&self) -> String {
-        let mut pairs: Vec<_> = self.pairs.iter().collect();
-        pairs.sort_by_key(|pair| (pair.source, pair.target));
-        let each = pairs
-            .iter()
-            .map(|pair| fingerprint(self.suite, &MacKey::prepare(self.suite, &pair.key)));
-        format!("{}-{}", self.key_id, each.collect::<Vec<_>>().join("-"))
-    }
-}
-
 /// The key of one direction.
 pub struct Pair {
     /// Who stamps with it.
@@ -67,9 +57,8 @@ impl Datapath {
         let snid = self.options.snid;
         let mut usable = None;
         for epoch in epochs {
-            let known = self.holds_tx(epoch)?;
-            if known || !self.state.used(&epoch.fingerprint()) {
-                usable = usable.or(Some(epoch.key_id));
+            if usable.is_none() && self.may_stamp(epoch)? {
+                usable = Some(epoch.key_id);
             }
         }
         if usable.is_none()
@@ -84,9 +73,50 @@ impl Datapath {
             }
         }
         for epoch in epochs.iter().filter(|epoch| Some(epoch.key_id) == usable) {
-            self.state.mark_used(&epoch.fingerprint())?;
             for pair in epoch.pairs.iter().filter(|pair| pair.source == snid) {
                 self.install_tx(epoch, pair)?;
+            }
+        }
+        self.retire(epochs)
+    }
+
+    /// Whether no sequence number would be used twice: the kernel still counts each of the epoch's keys
+    /// that packets were ever stamped with.
+    fn may_stamp(&mut self, epoch: &EpochKeys) -> Result<bool, Error> {
+        let snid = self.options.snid;
+        for pair in epoch.pairs.iter().filter(|pair| pair.source == snid) {
+            let mac = MacKey::prepare(epoch.suite, &pair.key);
+            let slot = self.slot(pair.target, epoch.key_id)?;
+            let map: Array<&MapData, TxKey> = self.view(name::TX_KEYS)?;
+            let held = map.get(&slot, 0).map_err(Error::map(name::TX_KEYS))?;
+            if !held.mac.same(&mac) && self.state.used(&fingerprint(epoch.suite, &mac)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Forgets every key that is not among these: what was taken from the file is revoked.
+    fn retire(&mut self, epochs: &[EpochKeys]) -> Result<(), Error> {
+        self.persist()?;
+        let snid = self.options.snid;
+        let mut kept = BTreeSet::new();
+        for epoch in epochs {
+            for pair in &epoch.pairs {
+                let peer = if pair.source == snid { pair.target } else { pair.source };
+                kept.insert((self.slot(peer, epoch.key_id)?, u32::from(epoch.key_id)));
+            }
+        }
+        for slot in 0..self.options.limits.nodes * EPOCH_SLOTS {
+            let mut map: Array<&mut MapData, TxKey> = self.view_mut(name::TX_KEYS)?;
+            let held = map.get(&slot, 0).map_err(Error::map(name::TX_KEYS))?;
+            if held.suite != 0 && !kept.contains(&(slot, held.key_id)) {
+                map.set(slot, TxKey::default(), 0).map_err(Error::map(name::TX_KEYS))?;
+            }
+            let mut map: Array<&mut MapData, RxKey> = self.view_mut(name::RX_KEYS)?;
+            let held = map.get(&slot, 0).map_err(Error::map(name::RX_KEYS))?;
+            if held.suite != 0 && !kept.contains(&(slot, held.key_id)) {
+                map.set(slot, RxKey::default(), 0).map_err(Error::map(name::RX_KEYS))?;
             }
         }
         Ok(())
@@ -119,12 +149,15 @@ impl Datapath {
         let slot = self.slot(pair.target, epoch.key_id)?;
         let node = slot / EPOCH_SLOTS;
         let mac = MacKey::prepare(epoch.suite, &pair.key);
-        let mut map: Array<&mut MapData, TxKey> = self.view_mut(name::TX_KEYS)?;
+        let map: Array<&MapData, TxKey> = self.view(name::TX_KEYS)?;
         let held = map.get(&slot, 0).map_err(Error::map(name::TX_KEYS))?;
         let same = held.suite == epoch.suite as u32
             && held.key_id == u32::from(epoch.key_id)
             && held.mac.same(&mac);
         if !same {
+            // On disk before the first packet is stamped.
+            self.state.mark_used(&fingerprint(epoch.suite, &mac))?;
+            let mut map: Array<&mut MapData, TxKey> = self.view_mut(name::TX_KEYS)?;
             let key = TxKey {
                 seq: 1,
                 limit: SEQ_LIMIT - SPAN_MAX,
@@ -138,20 +171,6 @@ impl Datapath {
         let mut entry = nodes.get(&node, 0).map_err(Error::map(name::NODES))?;
         entry.tx_key_id = u32::from(epoch.key_id);
         nodes.set(node, entry, 0).map_err(Error::map(name::NODES))
-    }
-
-    /// Whether the kernel still counts this epoch's sequence numbers.
-    fn holds_tx(&mut self, epoch: &EpochKeys) -> Result<bool, Error> {
-        let snid = self.options.snid;
-        for pair in epoch.pairs.iter().filter(|pair| pair.source == snid) {
-            let slot = self.slot(pair.target, epoch.key_id)?;
-            let map: Array<&MapData, TxKey> = self.view(name::TX_KEYS)?;
-            let held = map.get(&slot, 0).map_err(Error::map(name::TX_KEYS))?;
-            if held.suite != 0 && held.mac.same(&MacKey::prepare(epoch.suite, &pair.key)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// The slot of a node's key, whose index is made if need be.

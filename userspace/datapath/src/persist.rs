@@ -33,9 +33,9 @@ pub(crate) struct State {
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Data {
-    /// Fingerprints of epochs that packets were stamped with.
+    /// Fingerprints of keys that packets were stamped with.
     used: BTreeSet<String>,
-    /// Fingerprint of a peer's epoch → numbers below this were seen.
+    /// Fingerprint of a peer's key → numbers below this were seen.
     floors: BTreeMap<String, u64>,
     /// Interface → what was changed on it.
     reserved: BTreeMap<String, Reserved>,
@@ -56,17 +56,17 @@ impl State {
         Ok(Self { path, data })
     }
 
-    pub(crate) fn used(&self, epoch: &str) -> bool {
-        self.data.used.contains(epoch)
+    pub(crate) fn used(&self, key: &str) -> bool {
+        self.data.used.contains(key)
     }
 
-    /// On disk before the first packet is stamped.
-    pub(crate) fn mark_used(&mut self, epoch: &str) -> Result<(), Error> {
-        if self.data.used.insert(epoch.to_owned()) { self.write() } else { Ok(()) }
+    /// Remembers a key before the first packet is stamped with it.
+    pub(crate) fn mark_used(&mut self, key: &str) -> Result<(), Error> {
+        if self.data.used.insert(key.to_owned()) { self.write() } else { Ok(()) }
     }
 
-    pub(crate) fn floor(&self, epoch: &str) -> u64 {
-        self.data.floors.get(epoch).copied().unwrap_or(0)
+    pub(crate) fn floor(&self, key: &str) -> u64 {
+        self.data.floors.get(key).copied().unwrap_or(0)
     }
 
     pub(crate) fn reserved(&self, interface: &str) -> Reserved {
