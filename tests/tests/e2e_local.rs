@@ -17,13 +17,7 @@ const MUTE: Option<u32> = Some(50);
 const SELF: [&str; 3] = ["127.0.0.1", "10.77.0.1", "[::1]"];
 
 fn cluster() -> Result<Cluster> {
-    Cluster::start(
-        "local",
-        &Setting {
-            suite: None,
-            ..Setting::of(POLICY)
-        },
-    )
+    Cluster::start("local", &Setting { suite: None, ..Setting::of(POLICY) })
 }
 
 fn program(name: &str) -> Result<String> {
@@ -33,11 +27,7 @@ fn program(name: &str) -> Result<String> {
 /// `labelctl` run from inside a zone.
 fn confined(node: &Node, arguments: &[&str]) -> Result<Output> {
     let (labelctl, socket) = (program("labelctl")?, node.socket());
-    let mut argv = vec![
-        labelctl.as_str(),
-        "--socket",
-        socket.to_str().context("a path")?,
-    ];
+    let mut argv = vec![labelctl.as_str(), "--socket", socket.to_str().context("a path")?];
     argv.extend(arguments);
     node.run_zone(30, &argv)
 }
@@ -73,20 +63,10 @@ fn a_refused_pair_does_not() -> Result<()> {
     for (zone, reason) in [(OTHER, "no-rule"), (None, "unlabelled")] {
         for address in SELF {
             let before = one.stats()?.dropped("deliver", reason);
-            assert_eq!(
-                one.attempt(zone, &format!("connect {address}:8000"))?,
-                "silence"
-            );
-            assert_eq!(
-                one.attempt(zone, &format!("send {address}:8001 64"))?,
-                "silence"
-            );
+            assert_eq!(one.attempt(zone, &format!("connect {address}:8000"))?, "silence");
+            assert_eq!(one.attempt(zone, &format!("send {address}:8001 64"))?, "silence");
             let drops = one.stats()?.dropped("deliver", reason) - before;
-            assert!(
-                drops >= 2,
-                "{drops} drops of {zone:?} to {address}: {:?}",
-                one.stats()?
-            );
+            assert!(drops >= 2, "{drops} drops of {zone:?} to {address}: {:?}", one.stats()?);
         }
     }
     one.stats()?.balanced()
@@ -102,16 +82,9 @@ fn a_forged_mark_is_no_label() -> Result<()> {
         let mark = mark::pack(handle, PROTECTION_INTEGRITY);
         for zone in [OTHER, None] {
             let words = format!("send 127.0.0.1:8001 64 mark={mark}");
-            assert_eq!(
-                one.attempt(zone, &words)?,
-                "silence",
-                "{words} from {zone:?}"
-            );
+            assert_eq!(one.attempt(zone, &words)?, "silence", "{words} from {zone:?}");
         }
-        assert_eq!(
-            one.attempt(WEB, &format!("send 127.0.0.1:8001 64 mark={mark}"))?,
-            "ok"
-        );
+        assert_eq!(one.attempt(WEB, &format!("send 127.0.0.1:8001 64 mark={mark}"))?, "ok");
     }
     Ok(())
 }
@@ -141,14 +114,8 @@ fn sockets_obey_the_rules() -> Result<()> {
     for kind in ["tcp", "udp"] {
         assert_eq!(one.attempt(MUTE, &format!("socket {kind}"))?, "EPERM");
         assert_eq!(one.attempt(IDLE, &format!("socket {kind}"))?, "ok");
-        assert_eq!(
-            one.attempt(IDLE, &format!("bind {kind} 0.0.0.0:8002"))?,
-            "EPERM"
-        );
-        assert_eq!(
-            one.attempt(OTHER, &format!("bind {kind} 0.0.0.0:8002"))?,
-            "ok"
-        );
+        assert_eq!(one.attempt(IDLE, &format!("bind {kind} 0.0.0.0:8002"))?, "EPERM");
+        assert_eq!(one.attempt(OTHER, &format!("bind {kind} 0.0.0.0:8002"))?, "ok");
     }
     assert_eq!(one.attempt(IDLE, "connect 10.77.0.1:8000")?, "EPERM");
     assert_eq!(one.attempt(IDLE, "connect 127.0.0.1:8000")?, "EPERM");
@@ -163,20 +130,12 @@ fn children_inherit_the_scid() -> Result<()> {
     // Over exec alone, over fork and exec, and once the parent is gone.
     let grandchild = format!("sh -c \"sh -c '{bind}; true'; true\"; true");
     let orphan = format!("mkfifo \"$0\"; (setsid sh -c '{bind}' > \"$0\" &); cat \"$0\"");
-    for (at, command) in [format!("exec {bind}"), grandchild, orphan]
-        .iter()
-        .enumerate()
-    {
+    for (at, command) in [format!("exec {bind}"), grandchild, orphan].iter().enumerate() {
         for (zone, outcome) in [(30, "EPERM"), (20, "ok")] {
             let pipe = one.directory().join(format!("pipe-{at}-{zone}"));
             let argv = ["sh", "-c", command, pipe.to_str().context("a path")?];
             let output = one.run_zone(zone, &argv)?;
-            assert_eq!(
-                output.stdout.trim(),
-                outcome,
-                "{command} in {zone}: {}",
-                output.stderr
-            );
+            assert_eq!(output.stdout.trim(), outcome, "{command} in {zone}: {}", output.stderr);
         }
     }
     Ok(())
@@ -188,28 +147,14 @@ fn no_process_leaves_its_zone() -> Result<()> {
     let one = cluster.node("one")?;
     let policy = one.directory().join("policy.xml");
     let policy = policy.to_str().context("a path")?;
-    for arguments in [
-        ["run", "--scid", "20", "--", "true"].as_slice(),
-        &["load", policy],
-        &["load"],
-    ] {
+    for arguments in
+        [["run", "--scid", "20", "--", "true"].as_slice(), &["load", policy], &["load"]]
+    {
         let output = confined(one, arguments)?;
         assert_eq!(output.code, 2, "{arguments:?}: {output:?}");
-        assert!(
-            output.stderr.contains("confined to ScID 30"),
-            "{}",
-            output.stderr
-        );
+        assert!(output.stderr.contains("confined to ScID 30"), "{}", output.stderr);
     }
-    assert_eq!(
-        one.run_zone(20, &["true"])?.code,
-        0,
-        "an unlabelled process may"
-    );
-    assert_eq!(
-        one.ctl(&["load", policy])?.code,
-        0,
-        "an unlabelled process may"
-    );
+    assert_eq!(one.run_zone(20, &["true"])?.code, 0, "an unlabelled process may");
+    assert_eq!(one.ctl(&["load", policy])?.code, 0, "an unlabelled process may");
     Ok(())
 }

@@ -27,7 +27,7 @@ fn a_labelled_packet_of_every_suite_protection_and_protocol() -> Result<()> {
     let node = Node::new()?;
     for program in VERIFIERS {
         for packet in SIZES.map(every_protocol).into_iter().collect::<Result<Vec<_>>>()?.concat() {
-            node.accepts(program, &packet, &Stamp::bare(APP))?;
+            node.accepts(program, &packet, &Stamp::bare(BARE))?;
             for (key_id, suite) in EPOCHS {
                 for covered in [false, true] {
                     let proof = Proof { suite, key_id, covered, ..node.proof() };
@@ -120,7 +120,7 @@ fn an_applications_own_options_stay() -> Result<()> {
     for program in VERIFIERS {
         let mut packet = Packet::udp(INBOUND, 4000, b"data")?;
         packet.ip.options = [0x94, 4, 0, 0].into();
-        node.accepts(program, &packet, &Stamp::bare(APP))?;
+        node.accepts(program, &packet, &Stamp::bare(BARE))?;
     }
     Ok(())
 }

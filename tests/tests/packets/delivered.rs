@@ -33,8 +33,6 @@ fn the_rules_between_the_label_and_the_socket() -> Result<()> {
         (node.stamp(APP), None),
         (Stamp::bare(BARE), None),
         (covered, None),
-        (Stamp::bare(APP), Some(DropReason::Protection)),
-        (node.stamp(SECRET), Some(DropReason::Protection)),
         (node.stamp(ADMIN), Some(DropReason::NoRule)),
         (node.stamp(KERNEL), Some(DropReason::NoRule)),
         (node.stamp(BANNED), Some(DropReason::Denied)),
@@ -43,6 +41,19 @@ fn the_rules_between_the_label_and_the_socket() -> Result<()> {
         let mark = node.mark(&stamp)?;
         ensure!(mark != 0, "{stamp:?} did not arrive");
         assert_eq!(node.delivers(4000, mark)?, dropped, "{stamp:?}");
+    }
+    Ok(())
+}
+
+/// The verifier lets in what some conversation of the label may be; the socket is more exact.
+#[test]
+fn less_protection_than_the_two_zones_ask_for() -> Result<()> {
+    let node = Node::new()?;
+    let covered = Stamp::proven(SECRET, Proof { covered: true, ..node.proof() });
+    for (stamp, weaker) in [(node.stamp(APP), PROTECTION_LABEL), (covered, PROTECTION_AUTHENTICATE)]
+    {
+        let mark = mark::pack(mark::handle(node.mark(&stamp)?), weaker);
+        assert_eq!(node.delivers(4000, mark)?, Some(DropReason::Protection), "{stamp:?}");
     }
     Ok(())
 }

@@ -286,6 +286,19 @@ fn a_fragment_of_another_sender() -> Result<()> {
 }
 
 /// Nor does anybody who has no key: a datagram counts as protected as its first piece.
+/// It could do nothing in any conversation of this label, and much harm in the stack.
+#[test]
+fn less_protection_than_any_conversation_asks_for() -> Result<()> {
+    let node = Node::new()?;
+    let packet = Packet::udp(INBOUND, 4000, b"data")?;
+    for program in VERIFIERS {
+        for weak in [Stamp::bare(APP), Stamp::bare(KERNEL), node.stamp(SECRET)] {
+            node.refuses(program, &packet.stamped(&weak)?, DropReason::Protection)?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_fragment_with_less_protection_than_the_first() -> Result<()> {
     let node = Node::new()?;
@@ -294,19 +307,25 @@ fn a_fragment_with_less_protection_than_the_first() -> Result<()> {
         let (first, last) = pieces(id)?;
         node.accepts(program, &first, &covered())?;
         for weaker in [Stamp::bare(SECRET), node.stamp(SECRET)] {
-            node.refuses(program, &last.stamped(&weaker)?, DropReason::FragmentMismatch)?;
+            node.refuses(program, &last.stamped(&weaker)?, DropReason::Protection)?;
         }
         node.accepts(program, &last, &covered())?;
-        // Whichever comes first.
+        // Of a label that may have less, every piece has what the first had.
         let (first, last) = pieces(id + 1)?;
-        node.accepts(program, &last, &covered())?;
-        node.accepts(program, &last, &Stamp::bare(SECRET))?;
+        let covered = || Stamp::proven(BARE, Proof { covered: true, ..node.proof() });
+        node.accepts(program, &first, &covered())?;
+        for weaker in [Stamp::bare(BARE), node.stamp(BARE)] {
+            node.refuses(program, &last.stamped(&weaker)?, DropReason::FragmentMismatch)?;
+        }
+        // Whichever comes first.
+        let (first, last) = pieces(id + 2)?;
+        node.accepts(program, &last, &Stamp::bare(BARE))?;
         node.refuses(program, &first.stamped(&covered())?, DropReason::FragmentMismatch)?;
         // More is no harm.
-        let (first, last) = pieces(id + 2)?;
-        node.accepts(program, &first, &node.stamp(SECRET))?;
+        let (first, last) = pieces(id + 3)?;
+        node.accepts(program, &first, &node.stamp(BARE))?;
         node.accepts(program, &last, &covered())?;
-        node.accepts(program, &last, &node.stamp(SECRET))?;
+        node.accepts(program, &last, &node.stamp(BARE))?;
     }
     Ok(())
 }

@@ -22,8 +22,7 @@ fn main() -> Result<()> {
         [kind @ ("tcp-echo" | "tcp-greet"), place] => {
             let listener = TcpListener::bind(address(place)?).context("bind")?;
             println!("ready");
-            let serve =
-                if kind == "tcp-echo" { traffic::tcp_echo } else { traffic::tcp_greet };
+            let serve = if kind == "tcp-echo" { traffic::tcp_echo } else { traffic::tcp_greet };
             return serve(&listener);
         }
         ["udp-echo", place] => {
