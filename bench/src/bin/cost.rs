@@ -19,7 +19,7 @@ use sigil_bench::table::Table;
 use sigil_bench::{frame, peer, sys};
 use sigil_common::abi::name;
 use sigil_common::abi::policy::{PROTECTION_AUTHENTICATE, PROTECTION_INTEGRITY, PROTECTION_LABEL};
-use sigil_common::abi::socket::SocketState;
+use sigil_common::abi::socket::{SocketState, way};
 use sigil_common::icv::Suite;
 use sigil_common::label::Label;
 use sigil_datapath::Mode;
@@ -438,13 +438,9 @@ impl Stamper {
             (_, false) => PROTECTION_AUTHENTICATE,
             (_, true) => PROTECTION_INTEGRITY,
         };
-        let state = SocketState {
-            scid: ZONE,
-            egress: address << 32 | u64::from(PORT) << 16 | u64::from(self.generation & 0xffff),
-            node: rules::index(target),
-            protection,
-            ..SocketState::default()
-        };
+        let egress = address << 32 | u64::from(PORT) << 16 | u64::from(self.generation & 0xffff);
+        let way = way::pack(egress, rules::index(target), protection);
+        let state = SocketState { scid: ZONE, egress, way, ..SocketState::default() };
         Ok(self.program.set_state(&state)?)
     }
 

@@ -17,7 +17,7 @@ pub struct Peer {
 }
 const _: () = assert!(size_of::<Peer>() == 16);
 
-/// See [`Peer::flags`].
+/// See [`Peer::flags`]; the second byte.
 pub const LEAST_SHIFT: u32 = 8;
 
 impl Peer {
@@ -25,7 +25,7 @@ impl Peer {
     #[inline(always)]
     #[must_use]
     pub const fn least(&self) -> u8 {
-        (self.flags >> LEAST_SHIFT) as u8
+        self.flags.to_le_bytes()[1]
     }
 }
 
