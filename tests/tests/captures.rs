@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use sigil_harness::cluster::Setting;
 use sigil_harness::{Cluster, PATIENCE, binary, until};
+use sigil_tests::packet::repair_checksum;
 
 const POLICY: &str = include_str!("../harness/dsp/two-nodes.xml");
 const WEB: u32 = 10;
@@ -90,11 +91,8 @@ fn capture_of(option: &[u8]) -> Vec<u8> {
     let mut packet = [&[0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 8, 0][..]].concat();
     let mut header = vec![0x4a, 0, 0, 48, 0, 1, 0, 0, 64, 1, 0, 0, 10, 77, 0, 1, 10, 77, 0, 2];
     header.extend(option);
-    let sum: u32 = header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let checksum = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(0);
-    header[10..12].copy_from_slice(&checksum.to_be_bytes());
     packet.extend(header);
+    repair_checksum(&mut packet);
     packet.extend([8, 0, 0xf7, 0xfe, 0, 1, 0, 0]);
     let length = u32::try_from(packet.len()).unwrap_or(0).to_le_bytes();
     let magic = 0xa1b2_c3d4_u32.to_le_bytes();
