@@ -44,7 +44,9 @@ pub struct Source {
 
 impl Source {
     pub(crate) fn new(name: &str, bytes: &[u8]) -> Self {
-        let shown = bytes.get(..bytes.len().min(crate::MAX_BYTES)).unwrap_or_default();
+        // Of a document that is not read at all, its beginning is enough to tell it by.
+        let most = if bytes.len() > crate::MAX_BYTES { 64 } else { bytes.len() };
+        let shown = bytes.get(..most).unwrap_or_default();
         let text = String::from_utf8_lossy(shown).into_owned();
         let after = shown.iter().zip(1u32..).filter(|(byte, _)| **byte == b'\n').map(|(_, at)| at);
         let lines = std::iter::once(0).chain(after).collect();
