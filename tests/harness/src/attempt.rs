@@ -34,12 +34,14 @@ struct Special<'a> {
 
 /// Does what the arguments say.
 ///
-///     socket tcp|udp
-///     bind tcp|udp ADDRESS:PORT
-///     connect ADDRESS:PORT                  opens a TCP connection
-///     greeted ADDRESS:PORT COUNT            short TCP connections that the server closes first
-///     send ADDRESS:PORT SIZE [SPECIAL]…     a datagram, which must come back whole
-///     raw SOURCE ADDRESS:PORT HEX           a datagram with its IP header made by hand: only sent
+/// ```text
+/// socket tcp|udp
+/// bind tcp|udp ADDRESS:PORT
+/// connect ADDRESS:PORT                  opens a TCP connection
+/// greeted ADDRESS:PORT COUNT            short TCP connections that the server closes first
+/// send ADDRESS:PORT SIZE [SPECIAL]…     a datagram, which must come back whole
+/// raw SOURCE ADDRESS:PORT HEX           a datagram with its IP header made by hand: only sent
+/// ```
 ///
 /// # Errors
 ///
