@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use sigil_common::abi::policy::{
-    CREATE, PEER_ANY, PEER_KERNEL, PROTECTION_AUTHENTICATE, RECEIVE, socket,
+    CREATE, PEER_ANY, PEER_KERNEL, PROTECTION_AUTHENTICATE, PROTECTION_LABEL, RECEIVE, socket,
 };
 use sigil_common::icv::{KEY_LEN, Suite};
 use sigil_common::label::{KERNEL_SCID, Label};
@@ -25,6 +25,8 @@ pub const CROWD: u32 = 3;
 pub const FIRST_SCID: u32 = 1000;
 /// The class of the zone's labels; those of the further labels follow.
 const CLASS: u32 = 1;
+/// The class of labels that come without authentication.
+const BARE: u32 = u32::MAX - 1;
 
 /// The nodes that send single packets: which suite the pair's keys have, or none.
 pub const SENDERS: [(u32, Option<Suite>); 4] = [
@@ -57,12 +59,16 @@ pub fn rules(snid: u32, count: u32) -> NodeRules {
     };
     let mut peers = Vec::new();
     for peer in (1..=NODES).filter(|peer| *peer != snid) {
+        let bare = SENDERS.contains(&(peer, None));
         for (scid, flags) in [(0, PEER_ANY), (ZONE, 0), (KERNEL_SCID, PEER_KERNEL)] {
-            peers.push((Label { snid: peer, scid }, PeerEntry { class: CLASS, flags }));
+            let class = if bare { BARE } else { CLASS };
+            peers.push((Label { snid: peer, scid }, PeerEntry { class, flags }));
         }
     }
     let key = |class| VerdictKey { class, scid: ZONE };
-    let mut verdicts = vec![(key(CLASS), verdict(CREATE | RECEIVE))];
+    let both = verdict(CREATE | RECEIVE);
+    let bare = VerdictEntry { protection: PROTECTION_LABEL, ..both };
+    let mut verdicts = vec![(key(CLASS), both), (key(BARE), bare)];
     for number in 0..count {
         let class = CLASS + 1 + number;
         let label = Label { snid: CROWD, scid: FIRST_SCID + number };

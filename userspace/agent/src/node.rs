@@ -75,6 +75,7 @@ impl Node {
         warn_without_keys(&config, &admitted.rules);
 
         datapath.install_keys(&keys.epochs)?;
+        datapath.retire_keys(&keys.epochs)?;
         let generation = match &now {
             Some(now) if !admitted.changed && origin == Origin::Adopted => now.generation,
             _ => datapath.apply(&admitted.rules)?.generation,
@@ -169,6 +170,7 @@ impl Node {
         keys.check_cluster(&rules.cluster).map_err(failed)?;
         if !dry_run {
             self.datapath.install_keys(&keys.epochs).map_err(failed)?;
+            self.datapath.retire_keys(&keys.epochs).map_err(failed)?;
             self.status.keys = held(&keys.epochs);
             if admitted.changed {
                 let applied = self.datapath.apply(rules).map_err(failed)?;

@@ -77,7 +77,7 @@ impl Datapath {
                 self.install_tx(epoch, pair)?;
             }
         }
-        self.retire(epochs)
+        Ok(())
     }
 
     /// Whether no sequence number would be used twice: the kernel still counts each of the epoch's keys
@@ -96,8 +96,11 @@ impl Datapath {
         Ok(true)
     }
 
-    /// Forgets every key that is not among these: what was taken from the file is revoked.
-    fn retire(&mut self, epochs: &[EpochKeys]) -> Result<(), Error> {
+    /// Forgets every key that is not among these: what was taken from the key file is revoked.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], [`Error::Map`], [`Error::Io`].
+    pub fn retire_keys(&mut self, epochs: &[EpochKeys]) -> Result<(), Error> {
         self.persist()?;
         let snid = self.options.snid;
         let mut kept = BTreeSet::new();
