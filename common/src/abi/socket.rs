@@ -28,8 +28,8 @@ pub mod socket_flag {
 
 /// Socket storage. Listeners hand a copy to the sockets they accept.
 ///
-/// The two cache words are written whole and read whole, so that a race between CPUs costs one
-/// more look-up and never mixes two verdicts.
+/// The cache words are written whole and read whole; [`way`] is checked against `egress`, so that a
+/// race between CPUs costs one more look-up and does not mix two verdicts.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct SocketState {
