@@ -3,6 +3,7 @@
 //! Every type is `#[repr(C)]` with explicit padding and no `bool`, `Option`, `enum` or `usize`.
 //! [`ABI_VERSION`] changes whenever the meaning or the layout of a pinned map does.
 
+pub mod binary;
 pub mod event;
 pub mod key;
 pub mod name;
@@ -77,7 +78,7 @@ const _: () = assert!(size_of::<Generation>() == 24);
 #[cfg(feature = "user")]
 mod pod {
     #![expect(unsafe_code, reason = "Pod is how aya copies these types to and from the kernel")]
-    use super::{Config, Generation, event, key, rule, socket};
+    use super::{Config, Generation, binary, event, key, rule, socket};
     use crate::label::Label;
 
     macro_rules! pod {
@@ -93,6 +94,7 @@ mod pod {
         Label,
         Config,
         Generation,
+        binary::BinaryKey,
         event::DropEvent,
         event::FlowKey,
         event::Seen,
