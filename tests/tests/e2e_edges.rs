@@ -48,6 +48,10 @@ impl Edge {
         self.node().map(|node| node.directory().join(name)).unwrap_or_default()
     }
 
+    fn route(&self) -> Result<String> {
+        Ok(self.node()?.run(&["ip", "route", "show"])?.stdout)
+    }
+
     /// Refused with exit 2 and these words; policy, generation and traffic as before.
     fn refuses(&self, output: &Output, words: &[&str]) -> Result<()> {
         assert_eq!(output.code, 2, "{output:?}");
@@ -136,6 +140,54 @@ fn a_privilege_that_is_missing() -> Result<()> {
     let without = ["setpriv", "--bounding-set", "-bpf", "--inh-caps", "-bpf"];
     let output = edge.sigild(&config, &without)?;
     edge.refuses(&output, &["CAP_BPF", "run it as root"])
+}
+
+/// A kernel without BTF, met at a restart: what is pinned goes on.
+#[test]
+fn a_kernel_without_btf() -> Result<()> {
+    let mut edge = Edge::new()?;
+    let config = toml(&edge.config()?)?;
+    edge.0.member("one")?.take_agent()?.stop()?;
+    let hidden = "mount --bind /dev/null /sys/kernel/btf/vmlinux && exec \"$0\" \"$@\"";
+    let output = edge.sigild(&config, &["unshare", "--mount", "sh", "-c", hidden])?;
+    assert_eq!(output.code, 2, "{output:?}");
+    for word in ["no BTF", "CONFIG_DEBUG_INFO_BTF"] {
+        assert!(output.stderr.contains(word), "no `{word}` in {}", output.stderr);
+    }
+    edge.0.member("one")?.start()?;
+    let found = edge.node()?.status()?;
+    assert_eq!(found.pointer("/origin").and_then(|origin| origin.as_str()), Some("adopted"));
+    let exchange = edge.node()?.exchange(Some(WEB), &["ping", "10.77.0.2", "1"])?;
+    assert!(exchange.is_complete(), "{exchange:?}");
+    Ok(())
+}
+
+/// Kernels that lack something else of what it takes: nothing of a first start stays behind.
+#[test]
+fn kernel_features_that_are_missing() -> Result<()> {
+    const LINK_CREATE: &str = "bpf:28";
+    const RAW_TRACEPOINT_OPEN: &str = "bpf:17";
+    let mut edge = Edge::new()?;
+    let mut config = apart(&edge.config()?, &edge.file("."));
+    config.bpffs = edge.file("apart-pins");
+    let route = edge.route()?;
+    let without = binary("sigil-without")?.display().to_string();
+    for (call, errno, words) in [
+        ("mount", "ENODEV", ["no BPF", "CONFIG_BPF_SYSCALL"]),
+        ("mount", "EPERM", ["cannot mount a bpffs", "mount -t bpf bpf"]),
+        ("bpf", "ENOSYS", ["no BPF", "CONFIG_BPF_SYSCALL"]),
+        (RAW_TRACEPOINT_OPEN, "EINVAL", ["no programs on tracepoints", "CONFIG_BPF_EVENTS"]),
+        (LINK_CREATE, "EINVAL", ["no links to control groups", "CONFIG_CGROUP_BPF"]),
+    ] {
+        let output = edge.sigild(&toml(&config)?, &[&without, call, errno])?;
+        let left = ["links", "maps"].map(|part| config.bpffs.join(part).exists());
+        // The agent leaves the bpffs that it mounted.
+        let _ = nix::mount::umount(&config.bpffs);
+        edge.refuses(&output, &words).with_context(|| format!("{call} {errno}"))?;
+        assert_eq!(left, [false; 2], "{call} {errno} leaves links or maps");
+        assert_eq!(edge.route()?, route, "{call} {errno}");
+    }
+    Ok(())
 }
 
 #[test]

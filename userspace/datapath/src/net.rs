@@ -82,6 +82,15 @@ impl Netlink {
         Err(Error::Interface { name: name.to_owned() })
     }
 
+    /// Looks a cluster NIC up by name: packets must leave through it itself.
+    pub(crate) fn nic(&mut self, name: &str) -> Result<Interface, Error> {
+        let found = self.interface(name)?;
+        match found.master {
+            Some(master) => Err(Error::Enslaved { name: name.to_owned(), master: name_of(master) }),
+            None => Ok(found),
+        }
+    }
+
     /// Limits the segments of a super-frame.
     pub(crate) fn set_gso_max_segs(&mut self, index: u32, segments: u32) -> Result<(), Error> {
         let mut request = LinkMessage::default();
@@ -207,7 +216,7 @@ impl Netlink {
 }
 
 /// An interface's name by its index.
-pub(crate) fn name_of(index: u32) -> String {
+fn name_of(index: u32) -> String {
     nix::net::if_::if_indextoname(index)
         .ok()
         .and_then(|name| name.into_string().ok())
@@ -308,3 +317,42 @@ fn key(route: &RouteMessage) -> String {
 fn failed(action: &str, source: io::Error) -> Error {
     Error::Netlink { action: action.to_owned(), source }
 }
+
+/// Tells when an interface came, went or changed.
+#[derive(Debug)]
+pub struct LinkWatch {
+    socket: Socket,
+}
+
+impl LinkWatch {
+    /// Starts to listen.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`].
+    pub fn open() -> Result<Self, Error> {
+        const RTNLGRP_LINK: u32 = 1;
+        let open = || -> io::Result<Socket> {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.add_membership(RTNLGRP_LINK)?;
+            // Which messages did not fit is of no interest: the caller looks for itself.
+            socket.set_no_enobufs(true)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|source| failed(WATCH, source))?;
+        Ok(Self { socket })
+    }
+
+    /// Waits for a change; several at once are one.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`].
+    pub fn wait(&mut self) -> Result<(), Error> {
+        let mut ignored = [0u8; 1];
+        self.socket.recv(&mut &mut ignored[..], 0).map_err(|source| failed(WATCH, source))?;
+        while self.socket.recv(&mut &mut ignored[..], libc::MSG_DONTWAIT).is_ok() {}
+        Ok(())
+    }
+}
+
+const WATCH: &str = "watch the interfaces";

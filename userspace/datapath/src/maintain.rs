@@ -1,0 +1,147 @@
+//! Keeping in place what was set up, while the agent runs.
+//!
+//! An interface may be deleted and made again, links may be detached by force: what is missing is
+//! attached again as soon as it can be, and until then it is said what is missing.
+
+use std::fs;
+
+use sigil_common::abi::{generation_flag, name};
+
+use crate::attach::{Attached, PROCESSES};
+use crate::error::Error;
+use crate::load::{Datapath, links};
+use crate::net::{Interface, Netlink, gso_limit};
+use crate::options::Mode;
+use crate::sys;
+
+/// What a look over the datapath found.
+#[derive(Debug, Default)]
+pub struct Upkeep {
+    /// Where packets are verified now.
+    pub attached: Vec<Attached>,
+    /// What is not as it should be.
+    pub problems: Vec<Error>,
+}
+
+impl Datapath {
+    /// Looks whether everything is still in place, attaches again what is not, and keeps room for the
+    /// label on routes that came since. To be called every few seconds, and when [`Self::moved`].
+    pub fn maintain(&mut self) -> Upkeep {
+        let mut upkeep = Upkeep::default();
+        let mut netlink = match Netlink::open() {
+            Ok(netlink) => netlink,
+            Err(error) => {
+                upkeep.problems.push(error);
+                return upkeep;
+            }
+        };
+        if self.moved() {
+            upkeep.problems.extend(self.configure().err());
+        }
+        for interface in self.options.interfaces.clone() {
+            match self.keep(&mut netlink, &interface) {
+                Ok(mode) => upkeep.attached.push(Attached { interface, mode }),
+                // There when the agent started, so it went since.
+                Err(Error::Interface { name }) => upkeep.problems.push(Error::Gone { name }),
+                Err(error) => upkeep.problems.push(error),
+            }
+        }
+        upkeep.problems.extend(self.processes_watched().err());
+        upkeep
+    }
+
+    /// Whether an interface of a configured name came or went since [`Self::attach`] or
+    /// [`Self::maintain`].
+    #[must_use]
+    pub fn moved(&self) -> bool {
+        self.config().is_ok_and(|config| config.interfaces != self.guarded())
+    }
+
+    /// Makes room for the label on every interface that is there.
+    pub(crate) fn reserve_all(&mut self) -> Result<(), Error> {
+        let mut netlink = Netlink::open()?;
+        for name in self.options.interfaces.clone() {
+            match netlink.nic(&name) {
+                Ok(found) => self.reserve(&mut netlink, &name, &found)?,
+                Err(Error::Interface { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for the label on an interface and on the routes out of it.
+    pub(crate) fn reserve(
+        &mut self,
+        netlink: &mut Netlink,
+        name: &str,
+        found: &Interface,
+    ) -> Result<(), Error> {
+        let integrity = self.generation()?.flags & generation_flag::INTEGRITY != 0;
+        let mut reserved = self.state.reserved(name);
+        let limit = gso_limit(integrity);
+        reserved.gso_max_segs.get_or_insert(found.gso_max_segs);
+        let changed = found.gso_max_segs != limit;
+        // What will be changed is on disk before it is.
+        self.state.set_reserved(name, Some(reserved.clone()))?;
+        if changed {
+            netlink.set_gso_max_segs(found.index, limit)?;
+        }
+        netlink.reserve(found, &mut reserved)?;
+        self.state.set_reserved(name, Some(reserved))?;
+        if changed {
+            // Sockets read the limit when they look up their route.
+            netlink.flush_routes(found)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a program is attached to an interface through its pinned link.
+    pub(crate) fn in_place(
+        &self,
+        program: &str,
+        name: &str,
+        found: &Interface,
+    ) -> Result<bool, Error> {
+        let pin = self.pin_of(program, name);
+        Ok(pin.exists() && sys::link_interface(&pin).map_err(Error::io(&pin))? == found.index)
+    }
+
+    fn keep(&mut self, netlink: &mut Netlink, name: &str) -> Result<Mode, Error> {
+        let found = netlink.nic(name)?;
+        let mode = if let Some(mode) = self.verified_in(name, &found)? {
+            mode
+        } else {
+            if !self.in_place(name::TC_STAMP, name, &found)? {
+                // Another interface of the same name: what was changed on the old one went with it.
+                self.state.set_reserved(name, None)?;
+            }
+            self.attach_nic(name, &found)?
+        };
+        self.reserve(netlink, name, &found)?;
+        Ok(mode)
+    }
+
+    /// Where the packets of an interface are verified, if it is guarded both ways.
+    fn verified_in(&self, name: &str, found: &Interface) -> Result<Option<Mode>, Error> {
+        let there = |program| self.in_place(program, name, found);
+        Ok(if !there(name::TC_STAMP)? {
+            None
+        } else if there(name::TC_VERIFY)? {
+            Some(Mode::Tc)
+        } else if there(name::XDP_VERIFY)? && there(name::TC_HANDOVER)? {
+            Some(Mode::Xdp)
+        } else {
+            None
+        })
+    }
+
+    /// Whether the links that watch processes are still pinned.
+    fn processes_watched(&self) -> Result<(), Error> {
+        let dir = links(&self.options);
+        match PROCESSES.into_iter().find(|name| fs::metadata(dir.join(name)).is_err()) {
+            Some(name) => Err(Error::Tampered { what: format!("{name} in {}", dir.display()) }),
+            None => Ok(()),
+        }
+    }
+}
