@@ -1,15 +1,16 @@
-//! What the benchmarks share.
+//! What Sigil costs.
 //!
-//! They measure, in one run and interleaved, Sigil's programs against programs that do nothing, and
-//! quote medians and minima: a machine is never quiet. Needs root; all traffic stays in namespaces
+//! Modes (no programs, programs that do nothing, Sigil, its peers) stand side by side on veth pairs of
+//! their own and are measured in turn, round after round. All figures end up as [`samples::Sample`]s,
+//! from which [`report`] alone makes tables and plots. Needs root; all traffic stays in namespaces
 //! made for it.
 
 pub mod bed;
-pub mod frame;
-pub mod machine;
-pub mod numbers;
-pub mod peer;
-pub mod program;
-pub mod rules;
-pub mod sys;
-pub mod table;
+pub mod end;
+pub mod environment;
+pub mod kernel;
+pub mod markdown;
+pub mod measure;
+pub mod mode;
+pub mod report;
+pub mod samples;

@@ -37,9 +37,22 @@ pub struct Config {
     /// The label's domain of interpretation, eight hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doi: Option<String>,
+    /// Sizes of the kernel's maps.
+    pub limits: Limits,
     /// Who may run commands in which zones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub run: Vec<Run>,
+}
+
+/// Sizes of the kernel's maps; the agent's defaults where there is none.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Limits {
+    /// Nodes of the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<u32>,
+    /// Labels that have a handle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handles: Option<u32>,
 }
 
 /// A user and the zones that `labelctl run` opens to it.
@@ -67,6 +80,7 @@ impl Config {
             state: node.directory().join("state"),
             observe: false,
             doi: None,
+            limits: Limits::default(),
             run: Vec::new(),
         }
     }

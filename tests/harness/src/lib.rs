@@ -18,7 +18,7 @@ mod process;
 pub mod report;
 pub mod traffic;
 
-pub use agent::{Agent, Config, Run};
+pub use agent::{Agent, Config, Limits, Run};
 pub use attacker::{Attacker, Frame, RawSocket, Sniffer};
 pub use cluster::Cluster;
 pub use lab::{Lab, Node};

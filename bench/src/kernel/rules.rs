@@ -14,22 +14,22 @@ use sigil_policy::{
 use zeroize::Zeroizing;
 
 /// The zone of all traffic.
-pub const ZONE: u32 = 10;
+pub(super) const ZONE: u32 = 10;
 /// The port of all servers.
-pub const PORT: u16 = 9000;
+pub(super) const PORT: u16 = 9000;
 /// Nodes: 1 and 2 exchange real traffic, the others exist on single packets alone.
-pub const NODES: u32 = 6;
+pub(super) const NODES: u32 = 6;
 /// The node that all further labels are of.
-pub const CROWD: u32 = 3;
+pub(super) const CROWD: u32 = 3;
 /// The ScID of the first of them.
-pub const FIRST_SCID: u32 = 1000;
+pub(super) const FIRST_SCID: u32 = 1000;
 /// The class of the zone's labels; those of the further labels follow.
 const CLASS: u32 = 1;
 /// The class of labels that come without authentication.
 const BARE: u32 = u32::MAX - 1;
 
 /// The nodes that send single packets: which suite the pair's keys have, or none.
-pub const SENDERS: [(u32, Option<Suite>); 4] = [
+pub(super) const SENDERS: [(u32, Option<Suite>); 4] = [
     (CROWD, Some(Suite::SipHash24)),
     (4, Some(Suite::Blake3)),
     (5, Some(Suite::HmacSha256)),
@@ -38,19 +38,19 @@ pub const SENDERS: [(u32, Option<Suite>); 4] = [
 
 /// A node's address.
 #[must_use]
-pub fn address(snid: u32) -> Ipv4Addr {
+pub(super) fn address(snid: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x0a4d_0000 + snid)
 }
 
 /// A node's index in the kernel, after the first policy.
 #[must_use]
-pub const fn index(snid: u32) -> u32 {
+pub(super) const fn index(snid: u32) -> u32 {
     snid - 1
 }
 
 /// The rules of a node: the zone's, and `count` labels more, each of a class of its own.
 #[must_use]
-pub fn rules(snid: u32, count: u32) -> NodeRules {
+pub(super) fn rules(snid: u32, count: u32) -> NodeRules {
     let verdict = |flags| VerdictEntry {
         flags,
         protection: PROTECTION_AUTHENTICATE,
@@ -108,21 +108,21 @@ pub fn rules(snid: u32, count: u32) -> NodeRules {
 
 /// A pair's key, which is nobody's secret.
 #[must_use]
-pub fn key(source: u32, target: u32) -> [u8; KEY_LEN] {
+pub(super) fn key(source: u32, target: u32) -> [u8; KEY_LEN] {
     let seed = u8::try_from(source * 16 + target).unwrap_or_default();
     [seed; KEY_LEN]
 }
 
 /// A suite's key id.
 #[must_use]
-pub const fn key_id(suite: Suite) -> u8 {
+pub(super) const fn key_id(suite: Suite) -> u8 {
     suite as u8
 }
 
 /// The keys of a node: with node 1 or 2 those of SipHash, with the senders each one's own. An epoch
 /// for each suite, to be installed one after the other.
 #[must_use]
-pub fn keys(snid: u32) -> Vec<EpochKeys> {
+pub(super) fn keys(snid: u32) -> Vec<EpochKeys> {
     let peers = [(1, Some(Suite::SipHash24)), (2, Some(Suite::SipHash24))];
     let of = |wanted: Suite| {
         let peers = peers.into_iter().chain(SENDERS);

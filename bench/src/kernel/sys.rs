@@ -2,20 +2,23 @@
 //! packets, and reading the kernel's run-time statistics.
 #![expect(unsafe_code, reason = "raw system calls")]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 const MAP_CREATE: libc::c_long = 0;
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const PROG_LOAD: libc::c_long = 5;
 const OBJ_GET: libc::c_long = 7;
 const PROG_TEST_RUN: libc::c_long = 10;
 const PROG_GET_NEXT_ID: libc::c_long = 11;
 const PROG_GET_FD_BY_ID: libc::c_long = 13;
+const MAP_GET_FD_BY_ID: libc::c_long = 14;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const LINK_CREATE: libc::c_long = 28;
 const ENABLE_STATS: libc::c_long = 32;
 
@@ -69,7 +72,7 @@ impl Attr for Load {}
 ///
 /// # Errors
 /// The kernel's, with the verifier's last words.
-pub fn load(kind: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
+pub(crate) fn load(kind: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
     let license = c"GPL";
     let mut log = vec![0_u8; 1 << 16];
     let mut name = [0; 16];
@@ -108,7 +111,7 @@ impl Attr for NewMap {}
 
 /// A map.
 #[derive(Debug)]
-pub struct Map {
+pub(crate) struct Map {
     fd: OwnedFd,
     key: usize,
     value: usize,
@@ -119,7 +122,7 @@ impl Map {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn new<K, V>(kind: u32, entries: u32, flags: u32) -> io::Result<Self> {
+    pub(crate) fn new<K, V>(kind: u32, entries: u32, flags: u32) -> io::Result<Self> {
         let (key, value) = (size_of::<K>(), size_of::<V>());
         let mut attr = NewMap { kind, key: size(key), value: size(value), entries, flags };
         Ok(Self { fd: descriptor(MAP_CREATE, &mut attr)?, key, value })
@@ -129,7 +132,7 @@ impl Map {
     ///
     /// # Errors
     /// Key or value have another size than the map's, or the kernel's.
-    pub fn set<K: Copy, V: Copy>(&self, key: &K, value: &V) -> io::Result<()> {
+    pub(crate) fn set<K: Copy, V: Copy>(&self, key: &K, value: &V) -> io::Result<()> {
         if (size_of::<K>(), size_of::<V>()) != (self.key, self.value) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -156,6 +159,16 @@ struct Element {
 }
 impl Attr for Element {}
 
+/// A map in an array of maps; none where the element has none.
+#[must_use]
+pub(crate) fn inner(outer: BorrowedFd, index: u32) -> Option<OwnedFd> {
+    let (key, mut id) = (core::ptr::from_ref(&index) as u64, 0_u32);
+    let value = (&raw mut id) as u64;
+    let mut attr = Element { map: raw(outer), pad: 0, key, value, flags: 0 };
+    bpf(MAP_LOOKUP_ELEM, &mut attr).ok()?;
+    descriptor(MAP_GET_FD_BY_ID, &mut Ids { id, next: 0, flags: 0 }).ok()
+}
+
 #[repr(C)]
 struct Get {
     path: u64,
@@ -168,7 +181,7 @@ impl Attr for Get {}
 ///
 /// # Errors
 /// The kernel's.
-pub fn open(pin: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn open(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     descriptor(OBJ_GET, &mut Get { path: path.as_ptr() as u64, fd: 0, flags: 0 })
 }
@@ -185,7 +198,7 @@ impl Attr for Ids {}
 ///
 /// # Errors
 /// The kernel's.
-pub fn programs() -> io::Result<Vec<OwnedFd>> {
+pub(crate) fn programs() -> io::Result<Vec<OwnedFd>> {
     let mut programs = Vec::new();
     let mut ids = Ids { id: 0, next: 0, flags: 0 };
     while bpf(PROG_GET_NEXT_ID, &mut ids).is_ok() {
@@ -232,26 +245,26 @@ const _: () = assert!(core::mem::offset_of!(ProgramInfo, run_time_ns) == 192);
 
 /// What the kernel knows of a program.
 #[derive(Clone, Debug)]
-pub struct Info {
+pub(crate) struct Info {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// The maps it uses.
-    pub maps: Vec<u32>,
+    pub(crate) maps: Vec<u32>,
 }
 
 /// The kernel's run-time statistics of a program. Each run includes the two clock readings.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Runs {
+pub(crate) struct Runs {
     /// Nanoseconds.
-    pub time: u64,
+    pub(crate) time: u64,
     /// How often it ran.
-    pub count: u64,
+    pub(crate) count: u64,
 }
 
 impl Runs {
     /// What happened since `before`.
     #[must_use]
-    pub const fn since(self, before: Self) -> Self {
+    pub(crate) const fn since(self, before: Self) -> Self {
         Self {
             time: self.time.wrapping_sub(before.time),
             count: self.count.wrapping_sub(before.count),
@@ -278,7 +291,7 @@ fn program_info(program: BorrowedFd, maps: &mut [u32]) -> io::Result<ProgramInfo
 ///
 /// # Errors
 /// The kernel's.
-pub fn info(program: BorrowedFd) -> io::Result<Info> {
+pub(crate) fn info(program: BorrowedFd) -> io::Result<Info> {
     let mut maps = [0; 64];
     let info = program_info(program, &mut maps)?;
     let name: Vec<u8> = info.name.into_iter().take_while(|byte| *byte != 0).collect();
@@ -293,7 +306,7 @@ pub fn info(program: BorrowedFd) -> io::Result<Info> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn runs(program: BorrowedFd) -> io::Result<Runs> {
+pub(crate) fn runs(program: BorrowedFd) -> io::Result<Runs> {
     let info = program_info(program, &mut [])?;
     Ok(Runs { time: info.run_time_ns, count: info.run_count })
 }
@@ -302,7 +315,7 @@ pub fn runs(program: BorrowedFd) -> io::Result<Runs> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn map_id(map: BorrowedFd) -> io::Result<u32> {
+pub(crate) fn map_id(map: BorrowedFd) -> io::Result<u32> {
     let mut info = [0_u32; 32];
     let mut attr =
         InfoOf { fd: raw(map), len: size(size_of_val(&info)), info: info.as_mut_ptr() as u64 };
@@ -337,7 +350,7 @@ impl Attr for Test {}
 ///
 /// # Errors
 /// The kernel's.
-pub fn run(program: BorrowedFd, packet: &[u8]) -> io::Result<u32> {
+pub(crate) fn run(program: BorrowedFd, packet: &[u8]) -> io::Result<u32> {
     let mut attr = Test {
         program: raw(program),
         size_in: size(packet.len()),
@@ -351,7 +364,7 @@ pub fn run(program: BorrowedFd, packet: &[u8]) -> io::Result<u32> {
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug)]
-pub enum Hook<'a> {
+pub(crate) enum Hook<'a> {
     /// An interface's native XDP hook.
     Xdp(u32),
     /// An interface's TCX ingress.
@@ -377,7 +390,7 @@ impl Attr for Link {}
 ///
 /// # Errors
 /// The kernel's.
-pub fn attach(program: BorrowedFd, hook: Hook) -> io::Result<OwnedFd> {
+pub(crate) fn attach(program: BorrowedFd, hook: Hook) -> io::Result<OwnedFd> {
     const NATIVE: u32 = 4;
     let (attach, target, flags) = match hook {
         Hook::Xdp(interface) => (37, interface, NATIVE),
@@ -392,6 +405,23 @@ pub fn attach(program: BorrowedFd, hook: Hook) -> io::Result<OwnedFd> {
 }
 
 #[repr(C)]
+struct Tracepoint {
+    name: u64,
+    program: u32,
+    pad: u32,
+}
+impl Attr for Tracepoint {}
+
+/// Attaches a program to a tracepoint until the link is dropped.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn attach_tracepoint(program: BorrowedFd, name: &CStr) -> io::Result<OwnedFd> {
+    let mut attr = Tracepoint { name: name.as_ptr() as u64, program: raw(program), pad: 0 };
+    descriptor(RAW_TRACEPOINT_OPEN, &mut attr)
+}
+
+#[repr(C)]
 struct Stats {
     kind: u32,
 }
@@ -401,6 +431,6 @@ impl Attr for Stats {}
 ///
 /// # Errors
 /// The kernel's.
-pub fn statistics() -> io::Result<OwnedFd> {
+pub(crate) fn statistics() -> io::Result<OwnedFd> {
     descriptor(ENABLE_STATS, &mut Stats { kind: 0 })
 }

@@ -5,13 +5,13 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
 use sigil_common::abi::socket::SocketState;
 
-use crate::numbers::Shuffle;
-use crate::sys;
+use super::sys;
 
 /// `enum bpf_prog_type`.
 const SCHED_CLS: u32 = 3;
 const XDP: u32 = 6;
 const CGROUP_SKB: u32 = 8;
+const RAW_TRACEPOINT: u32 = 17;
 
 /// `enum bpf_map_type`.
 const HASH: u32 = 1;
@@ -21,9 +21,9 @@ const PROG_ARRAY: u32 = 3;
 const NO_PREALLOC: u32 = 1;
 
 /// `XDP_PASS`.
-pub const XDP_PASS: u32 = 2;
+pub(crate) const XDP_PASS: u32 = 2;
 /// `TC_ACT_UNSPEC`: go on.
-pub const TC_GO_ON: u32 = u32::MAX;
+pub(crate) const TC_GO_ON: u32 = u32::MAX;
 /// `TC_ACT_SHOT`.
 const TC_DROP: i32 = 2;
 
@@ -31,7 +31,7 @@ const TC_DROP: i32 = 2;
 ///
 /// # Errors
 /// The kernel's.
-pub fn empty_xdp() -> io::Result<OwnedFd> {
+pub(crate) fn empty_xdp() -> io::Result<OwnedFd> {
     sys::load(XDP, &[set(0, XDP_PASS.cast_signed()), EXIT])
 }
 
@@ -39,7 +39,7 @@ pub fn empty_xdp() -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn empty_tc() -> io::Result<OwnedFd> {
+pub(crate) fn empty_tc() -> io::Result<OwnedFd> {
     sys::load(SCHED_CLS, &[set(0, TC_GO_ON.cast_signed()), EXIT])
 }
 
@@ -47,8 +47,16 @@ pub fn empty_tc() -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn empty_cgroup() -> io::Result<OwnedFd> {
+pub(crate) fn empty_cgroup() -> io::Result<OwnedFd> {
     sys::load(CGROUP_SKB, &[set(0, 1), EXIT])
+}
+
+/// A program that does nothing, at a tracepoint.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn empty_tracepoint() -> io::Result<OwnedFd> {
+    sys::load(RAW_TRACEPOINT, &[set(0, 0), EXIT])
 }
 
 /// A TC program that gives the test packet's socket a state and goes on with another program.
@@ -58,7 +66,7 @@ pub fn empty_cgroup() -> io::Result<OwnedFd> {
 /// program under test by a tail call, and is measured with it. What that costs is measured by having it
 /// end in an empty program.
 #[derive(Debug)]
-pub struct WithSocket {
+pub(crate) struct WithSocket {
     program: OwnedFd,
     state: sys::Map,
     /// Holds the program that it ends in.
@@ -70,7 +78,7 @@ impl WithSocket {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn new(sockets: BorrowedFd, next: BorrowedFd) -> io::Result<Self> {
+    pub(crate) fn new(sockets: BorrowedFd, next: BorrowedFd) -> io::Result<Self> {
         let state = sys::Map::new::<u32, SocketState>(ARRAY, 1, 0)?;
         let array = sys::Map::new::<u32, RawFd>(PROG_ARRAY, 1, 0)?;
         array.set(&0_u32, &next.as_raw_fd())?;
@@ -114,20 +122,20 @@ impl WithSocket {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn set_state(&self, state: &SocketState) -> io::Result<()> {
+    pub(crate) fn set_state(&self, state: &SocketState) -> io::Result<()> {
         self.state.set(&0_u32, state)
     }
 
     /// The program.
     #[must_use]
-    pub fn program(&self) -> BorrowedFd<'_> {
+    pub(crate) fn program(&self) -> BorrowedFd<'_> {
         self.program.as_fd()
     }
 }
 
 /// A TC program that looks one key up in a hash map: the yardstick of a first packet's cost.
 #[derive(Debug)]
-pub struct Lookup {
+pub(crate) struct Lookup {
     program: OwnedFd,
     key: sys::Map,
     entries: u32,
@@ -139,7 +147,7 @@ impl Lookup {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn new(entries: u32) -> io::Result<Self> {
+    pub(crate) fn new(entries: u32) -> io::Result<Self> {
         let hash = sys::Map::new::<u64, [u32; 4]>(HASH, entries, NO_PREALLOC)?;
         for entry in 0..entries {
             hash.set(&u64::from(entry), &[entry; 4])?;
@@ -172,14 +180,28 @@ impl Lookup {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn choose(&self, shuffle: &mut Shuffle) -> io::Result<()> {
+    pub(crate) fn choose(&self, shuffle: &mut Shuffle) -> io::Result<()> {
         self.key.set(&0_u32, &u64::from(shuffle.below(self.entries)))
     }
 
     /// The program.
     #[must_use]
-    pub fn program(&self) -> BorrowedFd<'_> {
+    pub(crate) fn program(&self) -> BorrowedFd<'_> {
         self.program.as_fd()
+    }
+}
+
+/// Numbers that look random and are the same in every run (xorshift64).
+#[derive(Debug)]
+pub(crate) struct Shuffle(pub u64);
+
+impl Shuffle {
+    /// A number below `limit`.
+    pub(crate) fn below(&mut self, limit: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        u32::try_from((self.0 >> 33) % u64::from(limit.max(1))).unwrap_or_default()
     }
 }
 

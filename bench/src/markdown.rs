@@ -15,6 +15,17 @@ impl Table {
         Self { rows: vec![head.map(str::to_owned).to_vec()] }
     }
 
+    /// A table with as many columns as come.
+    #[must_use]
+    pub fn of(head: Vec<String>) -> Self {
+        Self { rows: vec![head] }
+    }
+
+    /// Adds a row of as many cells.
+    pub fn add(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
     /// Adds a row.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.into());
@@ -29,8 +40,9 @@ impl fmt::Display for Table {
         let facts: Vec<(usize, bool)> = (0..columns)
             .map(|column| {
                 let width = self.rows.iter().map(|row| cell(row, column).chars().count()).max();
-                let number =
-                    |text: String| text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+                let number = |text: String| {
+                    text.starts_with(|c: char| c.is_ascii_digit() || "+-−~".contains(c))
+                };
                 let right = body().any(|row| number(cell(row, column)))
                     && body().all(|row| number(cell(row, column)) || cell(row, column).is_empty());
                 (width.unwrap_or(0).max(3), right)

@@ -5,7 +5,7 @@ use sigil_common::icv::{self, ChecksumField, IcvInput, MacKey, Suite};
 use sigil_common::label::Label;
 use sigil_common::wire::option::{AUTH_LEN, AuthTag, DEFAULT_DOI, Flags, LABEL_LEN, LabelTag};
 
-use crate::rules::{PORT, address, key, key_id};
+use super::rules::{PORT, address, key, key_id};
 
 const ETH_LEN: usize = 14;
 const IP_LEN: usize = 20;
@@ -17,7 +17,7 @@ const CHECKSUM: std::ops::Range<usize> = 6..8;
 ///
 /// # Errors
 /// It is too long for a packet.
-pub fn plain(source: u32, target: u32, len: usize) -> Result<Vec<u8>> {
+pub(super) fn plain(source: u32, target: u32, len: usize) -> Result<Vec<u8>> {
     let mut frame = header(source, target, &[], len)?;
     frame.extend(datagram(len)?);
     Ok(frame)
@@ -27,7 +27,7 @@ pub fn plain(source: u32, target: u32, len: usize) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// It is too long for a packet.
-pub fn labelled(
+pub(super) fn labelled(
     source: Label,
     target: u32,
     suite: Option<Suite>,

@@ -1,0 +1,89 @@
+//! `WireGuard` in user space over the pair.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use sigil_harness::{Node, Process, binary};
+
+use super::wait_file;
+
+const PORT: u16 = 51820;
+
+/// An open tunnel.
+pub(super) struct Tunnel {
+    /// The second node's address in it.
+    pub(super) server: Ipv4Addr,
+    /// What carries it.
+    pub(super) processes: Vec<Process>,
+}
+
+/// Where scripts/bench installs it, or beside the other programs.
+///
+/// # Errors
+/// It is not installed.
+pub fn program() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let installed = own.ancestors().nth(2).map(|target| target.join("peers/bin/boringtun-cli"));
+    installed
+        .filter(|path| path.is_file())
+        .map_or_else(|| binary("boringtun-cli"), Ok)
+        .context("boringtun-cli; scripts/bench installs it")
+}
+
+pub(super) fn open(nodes: [&Node; 2]) -> Result<Tunnel> {
+    let program = program()?;
+    let program = program.to_str().context("a path that is no text")?;
+    let address = |number: usize| Ipv4Addr::new(10, 79, 0, u8::try_from(number).unwrap_or(0));
+    let (mut processes, mut keys) = (Vec::new(), Vec::new());
+    for (number, node) in nodes.into_iter().enumerate() {
+        let private = node.directory().join("wireguard.key");
+        keys.push(make_key(&private)?);
+        // Its control socket is named after the interface, for all namespaces in one directory.
+        let interface = interface(number);
+        let argv = [program, "--foreground", "--disable-drop-privileges", &interface];
+        processes.push(node.spawn(&argv)?);
+        wait_file(&Path::new("/var/run/wireguard").join(&interface).with_extension("sock"))?;
+    }
+    for (number, node) in nodes.into_iter().enumerate() {
+        let other = 1 - number;
+        let interface = interface(number);
+        let (key, peer) = (keys.get(other).context("a key")?, nodes.get(other).context("a node")?);
+        let mut wg = Command::new("wg");
+        wg.args(["set", &interface, "listen-port", &PORT.to_string(), "private-key"])
+            .arg(node.directory().join("wireguard.key"))
+            .args(["peer", key, "allowed-ips", &format!("{}/32", address(other + 1))])
+            .args(["endpoint", &format!("{}:{PORT}", peer.address())]);
+        let output = node.netns().enter(|| Ok(wg.output()?))?;
+        ensure!(output.status.success(), "wg: {}", String::from_utf8_lossy(&output.stderr));
+        node.netns().ip(&format!(
+            "addr add {}/24 dev {interface}\nlink set {interface} mtu 1420 up",
+            address(number + 1)
+        ))?;
+    }
+    Ok(Tunnel { server: address(2), processes })
+}
+
+fn interface(number: usize) -> String {
+    format!("sw{}x{}", number + 1, std::process::id())
+}
+
+/// Makes a private key in a file of the owner's alone, and returns the public one.
+fn make_key(file: &Path) -> Result<String> {
+    let private = Command::new("wg").arg("genkey").output().context("wg; see scripts/setup")?;
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(file)?
+        .write_all(&private.stdout)?;
+    let public =
+        Command::new("wg").arg("pubkey").stdin(Stdio::from(fs::File::open(file)?)).output()?;
+    ensure!(public.status.success(), "wg pubkey failed");
+    Ok(String::from_utf8(public.stdout)?.trim().to_owned())
+}

@@ -1,0 +1,179 @@
+//! `sigil-bench`: measures what Sigil costs, and reports it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand, ValueEnum};
+use sigil_bench::environment::Environment;
+use sigil_bench::measure::{self, Distributions, Pace};
+use sigil_bench::mode::{self, Mode, WIREGUARD};
+use sigil_bench::samples::Samples;
+use sigil_bench::{bed, end, kernel, report};
+
+/// Measures what Sigil costs, and reports it. Needs root; all traffic stays in namespaces of its own.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Measure, and write a results folder
+    Run(Run),
+    /// Make the tables and plots of a results folder anew
+    Report {
+        /// The results folder
+        folder: PathBuf,
+        /// A document whose block between the marks `<!-- measured -->` is replaced as well
+        #[arg(long)]
+        readme: Option<PathBuf>,
+    },
+    /// One end of what is measured; started by `run`
+    #[command(hide = true, subcommand)]
+    End(End),
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// Where to write; printed alone where it is missing
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// A first table, within a minute
+    #[arg(long)]
+    quick: bool,
+    /// What to measure; all of it where nothing is named
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// The code's revision, for the record
+    #[arg(long, default_value = "unknown")]
+    revision: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The paper's loops of processes and files
+    Tasks,
+    /// The paper's loops over the network
+    Latency,
+    /// The programs' own cost in the kernel
+    Kernel,
+    /// Streams, datagrams and connections per second
+    Throughput,
+    /// Round trips by number of rules, beside nftables
+    Rules,
+    /// Compiling, loading and memory by number of rules
+    Scale,
+}
+
+#[derive(Subcommand)]
+enum End {
+    /// Answer all loops
+    Serve {
+        /// Register with this node's rpcbind
+        #[arg(long)]
+        rpcbind: bool,
+    },
+    /// Run loops as a pipe says
+    Drive {
+        /// The pipe
+        commands: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Action::Run(arguments) => run(&arguments),
+        Action::Report { folder, readme } => {
+            report::write(&folder)?;
+            if let Some(readme) = readme {
+                report::readme::update(&readme, &folder)?;
+            }
+            Ok(())
+        }
+        Action::End(End::Serve { rpcbind }) => end::serve(rpcbind),
+        Action::End(End::Drive { commands }) => end::drive(&commands),
+    }
+}
+
+fn run(arguments: &Run) -> Result<()> {
+    let Run { quick, .. } = *arguments;
+    let first = [Part::Tasks, Part::Latency];
+    let parts = match arguments.parts.as_slice() {
+        [] if quick => &first,
+        [] => Part::value_variants(),
+        parts => parts,
+    };
+    let mut environment = Environment::here(&today()?, &arguments.revision);
+    let modes = modes(quick);
+    let (mut samples, mut distributions) = (Samples::default(), Distributions::default());
+    for part in parts {
+        let start = Instant::now();
+        let pace = part.pace(quick);
+        let measured = match part {
+            Part::Tasks => distributions.take(measure::tasks(pace)?),
+            Part::Latency => distributions.take(measure::latency(&modes, pace, !quick)?),
+            Part::Kernel => kernel::kernel(pace.rounds, quick)?,
+            Part::Throughput => measure::throughput(&modes, pace)?,
+            Part::Rules => measure::rules(pace, quick)?,
+            Part::Scale => measure::scale(pace, quick)?,
+        };
+        samples.append(measured);
+        let name =
+            part.to_possible_value().map_or_else(String::new, |value| value.get_name().into());
+        eprintln!("{name}: {:.0} s", start.elapsed().as_secs_f64());
+    }
+    let Some(out) = &arguments.out else {
+        print!("{}", report::summary(&samples, None));
+        return Ok(());
+    };
+    fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    samples.write(out)?;
+    distributions.write(out)?;
+    environment.write(out)?;
+    report::write(out)?;
+    println!("{}", Path::new(out).join(report::SUMMARY).display());
+    Ok(())
+}
+
+impl Part {
+    fn pace(self, quick: bool) -> Pace {
+        let (rounds, milliseconds) = match (self, quick) {
+            (Self::Tasks, true) => (6, 40),
+            (Self::Tasks, false) => (15, 200),
+            (Self::Latency, true) => (15, 20),
+            (Self::Latency, false) => (31, 40),
+            (Self::Kernel, true) => (15, 0),
+            (Self::Kernel, false) => (60, 0),
+            (Self::Throughput, true) => (6, 100),
+            (Self::Throughput, false) => (11, 250),
+            (Self::Rules, true) => (11, 20),
+            (Self::Rules, false) => (25, 40),
+            (Self::Scale, _) => (6, 0),
+        };
+        Pace { rounds, time: Duration::from_millis(milliseconds) }
+    }
+}
+
+/// The modes that this machine can take.
+fn modes(quick: bool) -> Vec<Mode> {
+    if quick {
+        return mode::QUICK.into();
+    }
+    let mut modes = Vec::from(mode::ALL);
+    if let Err(error) = bed::tunnel::program() {
+        eprintln!("left out: {}: {error:#}", WIREGUARD.title);
+        modes.retain(|mode| *mode != WIREGUARD);
+    }
+    modes
+}
+
+fn today() -> Result<String> {
+    let output = Command::new("date").arg("+%F").output().context("date")?;
+    ensure!(output.status.success(), "date failed");
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
