@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use proptest::prelude::*;
 use sigil_binary::{Place, Unsigned, find};
@@ -168,6 +169,17 @@ fn a_huge_sparse_file_costs_nothing() {
     );
 }
 
+/// One key is enough for all cases.
+fn shared() -> &'static Bench {
+    static BENCH: OnceLock<Bench> = OnceLock::new();
+    BENCH.get_or_init(Bench::new)
+}
+
+fn signed_bytes() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| fs::read(small(shared())).unwrap())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -189,7 +201,7 @@ proptest! {
             bytes[58..60].copy_from_slice(&[64, 0]);
             bytes[SHNUM..SHNUM + 2].copy_from_slice(&count.to_le_bytes());
         }
-        let bench = Bench::new();
+        let bench = shared();
         let path = bench.write("bytes", &bytes);
         prop_assert!(bench.verify(&path).is_err());
     }
@@ -197,10 +209,10 @@ proptest! {
     /// Damage anywhere in a signed file is seen.
     #[test]
     fn damage_is_seen(at in any::<prop::sample::Index>(), value in any::<u8>(), length in 1..16usize) {
-        let bench = Bench::new();
-        let path = small(&bench);
-        let good = fs::read(&path).unwrap();
-        let mut bad = good.clone();
+        let bench = shared();
+        let path = bench.path("damaged");
+        let good = signed_bytes();
+        let mut bad = good.to_vec();
         let at = at.index(good.len());
         let end = (at + length).min(good.len());
         bad[at..end].fill(value);
