@@ -24,7 +24,7 @@ pub struct PrivateKey {
 
 /// A private key cannot be used, or not be made.
 #[derive(Debug, Error)]
-#[error("{}: {problem}", path.display())]
+#[error("{}", path.display())]
 pub struct PrivateKeyError {
     /// The file.
     pub path: PathBuf,

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sigil_policy::{NodeRules, SignerEntry};
+
 use crate::record::{KeyId, Record, SignatureId};
 use crate::unsigned::Unsigned;
 
@@ -35,6 +37,7 @@ pub struct Trust {
 
 impl Trust {
     /// These signers, but for what is revoked.
+    #[must_use]
     pub fn new(
         signers: impl IntoIterator<Item = Signer>,
         revoked_keys: impl IntoIterator<Item = KeyId>,
@@ -45,6 +48,24 @@ impl Trust {
             revoked_keys: revoked_keys.into_iter().collect(),
             revoked_signatures: revoked_signatures.into_iter().collect(),
         }
+    }
+
+    /// Those of a policy's rows: signers, revoked public keys, revoked signatures.
+    #[must_use]
+    pub fn of(signers: &[SignerEntry], keys: &[[u8; 32]], signatures: &[[u8; 32]]) -> Self {
+        let signer = |one: &SignerEntry| Signer {
+            key: one.key,
+            scids: Scids::Only(one.scids.iter().copied().collect()),
+            least_serial: one.least_serial,
+        };
+        let signatures = signatures.iter().map(|id| SignatureId(*id));
+        Self::new(signers.iter().map(signer), keys.iter().map(KeyId::of), signatures)
+    }
+
+    /// Those of a node's rules.
+    #[must_use]
+    pub fn of_rules(rules: &NodeRules) -> Self {
+        Self::of(&rules.signers, &rules.revoked_keys, &rules.revoked_signatures)
     }
 
     /// The signer that a label names, if it may say what the label says. Says nothing of the signature.

@@ -25,7 +25,7 @@ use crate::verify::{Found, find, measure};
 
 /// A label cannot be written.
 #[derive(Debug, Error)]
-#[error("{}: {problem}", path.display())]
+#[error("{}", path.display())]
 pub struct WriteError {
     /// The file.
     pub path: PathBuf,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::agent::{load, run, stats, status, watch};
-use crate::{keys, label, pages, policy};
+use crate::{binary, keys, label, pages, policy};
 
 /// Checks policies, decodes labels, makes keys and talks to the node's agent.
 #[derive(Parser)]
@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Label(label::Args),
     /// Make key files
     Keys(keys::Args),
+    /// Label, sign and verify programs
+    Binary(binary::Args),
     /// Put a policy in force on this node; exit 1 if it is refused
     Load(load::Args),
     /// Say how the node's agent is; exit 1 if something is amiss

@@ -4,6 +4,7 @@
 //! stderr; exit 0 is yes, 1 is a "no" answer, 2 is wrong usage or failure, and a broken pipe is 0.
 
 mod agent;
+mod binary;
 mod cli;
 mod keys;
 mod label;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Policy(args) => policy::run(&args, &global),
         Command::Label(args) => label::run(&args, &global),
         Command::Keys(args) => keys::run(&args, &global),
+        Command::Binary(args) => binary::run(&args, &global),
         Command::Load(args) => agent::load::run(&args, &global),
         Command::Status(args) => agent::status::run(&args, &global),
         Command::Stats(args) => agent::stats::run(&args, &global),

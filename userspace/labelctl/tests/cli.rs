@@ -1,6 +1,7 @@
 //! Whole commands: stdout, stderr, exit status.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -29,6 +30,20 @@ const REPEATED: &str = r#"<DSP cluster="lab" serial="7">
 </DSP>
 "#;
 
+/// The private key of RFC 8032's first test, as PKCS#8; telecom.xml trusts it as `build`.
+const KEY: &str = "302e020100300506032b6570042204209d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+
+/// A key, a script, and the shortest of ELF files.
+fn binaries(directory: &Path) {
+    let path = |name: &str| directory.join(name);
+    fs::write(path("key"), hex::decode(KEY).unwrap()).unwrap();
+    fs::set_permissions(path("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(path("script"), "#!/bin/sh\n").unwrap();
+    let header = "7f454c4602010100000000000000000002003e0001000000";
+    let rest = "0".repeat(56) + "400000000000000000000000";
+    fs::write(path("small"), hex::decode(header.to_owned() + &rest).unwrap()).unwrap();
+}
+
 fn labelctl(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::cargo_bin("labelctl").unwrap();
     command.args(arguments).current_dir(directory).env_remove("SIGIL_SOCKET").env("COLUMNS", "100");
@@ -44,6 +59,7 @@ fn shown(arguments: &str) -> String {
     }
     fs::write(directory.path().join("broken.xml"), BROKEN).unwrap();
     fs::write(directory.path().join("repeated.xml"), REPEATED).unwrap();
+    binaries(directory.path());
     let words: Vec<&str> = arguments.split_whitespace().collect();
     let output = labelctl(directory.path(), &words).output().unwrap();
     format!(
@@ -100,6 +116,22 @@ commands! {
     keys_dry_run: "keys generate --policy figure3.xml --out keys --epochs 2 --dry-run";
     keys_json: "keys generate --policy figure3.xml --out keys --suite blake3-96 -o json";
     keys_epochs: "keys generate --policy figure3.xml --out keys --epochs 9";
+    binary_dry_run: "binary label --scid oam --policy telecom.xml --serial 4 --key key --dry-run script";
+    binary_label_json: "binary label --scid 2 --serial 4 script -o json";
+    binary_label_and_sign: "binary label --scid 20 --serial 4 --key key small script";
+    binary_no_zone: "binary label --scid web --serial 4 script";
+    binary_undeclared_zone: "binary label --scid web --policy telecom.xml --serial 4 script";
+    binary_sign_without_label: "binary sign --key key script";
+    binary_sign_without_key: "binary sign --key script small";
+    binary_show_none: "binary show script small";
+    binary_show_no_file: "binary show missing";
+    binary_verify_no: "binary verify --policy telecom.xml script";
+    binary_verify_no_json: "binary verify --policy telecom.xml script -o json";
+    binary_verify_weak_key: "binary verify --key 0000000000000000000000000000000000000000000000000000000000000000 script";
+    binary_verify_nobody: "binary verify script";
+    binary_keygen_dry_run: "binary keygen --out new --dry-run";
+    binary_keygen_exists: "binary keygen --out key";
+    help_binary: "binary --help";
     usage: "policy explain figure3.xml";
     help: "--help";
     help_policy: "policy --help";
@@ -172,4 +204,69 @@ fn pages_are_generated() {
     }
     let page = labelctl(Path::new("/"), &["man"]).output().unwrap();
     assert!(String::from_utf8(page.stdout).unwrap().contains(".TH labelctl"));
+}
+
+/// From key to verdict, with each answer.
+#[test]
+fn a_signed_file_is_verified_until_it_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    binaries(at);
+    fs::copy(format!("{EXAMPLES}/telecom.xml"), at.join("telecom.xml")).unwrap();
+    let mut all = String::new();
+    let mut run = |arguments: &str| {
+        let words: Vec<&str> = arguments.split_whitespace().collect();
+        let output = labelctl(at, &words).output().unwrap();
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        let code = output.status.code().unwrap();
+        write!(all, "$ labelctl {arguments}\n{}--- exit {code}\n", said.concat()).unwrap();
+        code
+    };
+    for (code, arguments) in [
+        (0, "binary label --scid 10 --serial 4 script small"),
+        (1, "binary verify --policy telecom.xml script small"),
+        (0, "binary sign --key key script small"),
+        (0, "binary show script small"),
+        (0, "binary show script small -o jsonl"),
+        (0, "binary verify --policy telecom.xml script small"),
+        (0, "binary verify --key 11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo= script -o json"),
+        (0, "binary label --scid oam --policy telecom.xml --serial 4 --key key script"),
+        (1, "binary verify --policy telecom.xml script"),
+        (0, "binary label --scid 10 --serial 2 --key key script"),
+        (1, "binary verify --policy telecom.xml script"),
+    ] {
+        assert_eq!(run(arguments), code, "{arguments}");
+    }
+    fs::write(at.join("script"), "#!/bin/ls\n").unwrap();
+    let mut small = fs::read(at.join("small")).unwrap();
+    small[24] ^= 1;
+    fs::write(at.join("small"), small).unwrap();
+    assert_eq!(run("binary verify --policy telecom.xml small"), 1);
+    assert_eq!(run("binary verify --key 11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo= script"), 1);
+    insta::assert_snapshot!("binary_life", all);
+}
+
+#[test]
+fn a_private_key_is_made_once_and_never_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let run =
+        || labelctl(directory.path(), &["binary", "keygen", "--out", "key", "-o", "json"]).output();
+    let first = run().unwrap();
+    assert!(first.status.success());
+    let path = directory.path().join("key");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    let private = fs::read(&path).unwrap();
+    let said = String::from_utf8(first.stdout).unwrap();
+    assert!(!said.contains(&hex::encode(&private[16..48])), "the seed");
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["public_key"].as_str().unwrap().len(), 64);
+    assert_eq!(run().unwrap().status.code(), Some(2));
+    assert_eq!(fs::read(&path).unwrap(), private);
+    // Nobody signs with a key that others can read.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    fs::write(directory.path().join("script"), "").unwrap();
+    let arguments = ["binary", "label", "--scid", "2", "--serial", "1", "--key", "key", "script"];
+    let refused = labelctl(directory.path(), &arguments).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("chmod 600"));
 }

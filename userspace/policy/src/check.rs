@@ -1,5 +1,7 @@
 //! What is wrong with rules taken together: contradictions, and rules that decide nothing.
 
+mod binaries;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sigil_common::abi::policy::socket;
@@ -20,6 +22,7 @@ pub(crate) fn check(policy: &Policy, found: &mut Findings) {
     if found.has_errors() {
         return;
     }
+    binaries::check(policy, found);
     let mut budget = BUDGET;
     for rule in &policy.rules {
         if let Some(hint) = checker.why_never(rule) {

@@ -15,6 +15,7 @@ mod check;
 mod decide;
 mod diagnostic;
 mod explain;
+mod key;
 mod lower;
 mod model;
 mod parse;
@@ -27,14 +28,16 @@ mod suggest;
 pub use decide::{Decision, Outcome};
 pub use diagnostic::{Diagnostic, Report, Severity, Source, Span};
 pub use explain::{Explanation, Question, RuleLine};
+pub use key::{PublicKeyError, public_key};
 pub use lower::LowerError;
 pub use model::{
-    ANY, Node, Pattern, Perimeter, Policy, Port, Protection, Protocol, Rule, Transition, Zone,
+    ANY, Node, Pattern, Perimeter, Policy, Port, Protection, Protocol, Rule, Signer, Transition,
+    Unsigned, Zone,
 };
 pub use permission::{Class, Permission};
 pub use rules::{
-    NodeEntry, NodeRules, PeerEntry, PerimeterEntry, PortKey, ProcessEntry, SocketEntry,
-    TransitionKey, VerdictEntry, VerdictKey, ZoneEntry,
+    NodeEntry, NodeRules, PeerEntry, PerimeterEntry, PortKey, ProcessEntry, SignerEntry,
+    SocketEntry, TransitionKey, UnsignedEntry, VerdictEntry, VerdictKey, ZoneEntry,
 };
 pub use scan::{MAX_BYTES, MAX_DEPTH};
 

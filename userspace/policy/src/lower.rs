@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 
 use sigil_common::label::KERNEL_SCID;
 
-use crate::model::{ANY, KERNEL, Node, Policy, Protection, Rule};
+use crate::model::{ANY, KERNEL, Node, Policy, Protection, Rule, Signer};
 use crate::permission::Class;
 use crate::rules::{
-    NodeEntry, NodeRules, PerimeterEntry, PortKey, ProcessEntry, SocketEntry, TransitionKey,
-    ZoneEntry,
+    NodeEntry, NodeRules, PerimeterEntry, PortKey, ProcessEntry, SignerEntry, SocketEntry,
+    TransitionKey, UnsignedEntry, ZoneEntry,
 };
 use cells::LocalCell;
 use relations::Relations;
@@ -75,6 +75,10 @@ impl Policy {
             processes: self
                 .local_entries(node, Class::Process, |allow, alarm| ProcessEntry { allow, alarm }),
             transitions: self.transition_entries(snid)?,
+            signers: self.signer_entries(),
+            revoked_keys: self.revoked_keys.clone(),
+            revoked_signatures: self.revoked_signatures.clone(),
+            unsigned: self.unsigned_entries(),
         })
     }
 
@@ -151,6 +155,24 @@ impl Policy {
                 (allow | alarm != 0).then(|| (scid, entry(allow, alarm)))
             })
             .collect()
+    }
+
+    /// Whose labels on files count, the same on every node.
+    #[must_use]
+    pub fn signer_entries(&self) -> Vec<SignerEntry> {
+        let zones = || self.zones.iter().map(|zone| zone.scid).collect();
+        let entry = |signer: &Signer| SignerEntry {
+            key: signer.key,
+            name: signer.name.clone(),
+            scids: if signer.scids.contains(&ANY) { zones() } else { signer.scids.clone() },
+            least_serial: signer.least_serial,
+        };
+        self.signers.iter().map(entry).collect()
+    }
+
+    fn unsigned_entries(&self) -> Vec<UnsignedEntry> {
+        let entry = |parent| Some(UnsignedEntry { parent, binary: self.unsigned_for(parent)? });
+        self.zones.iter().filter_map(|zone| entry(zone.scid)).collect()
     }
 
     fn transition_entries(&self, snid: u32) -> Result<Vec<(TransitionKey, u32)>, LowerError> {

@@ -35,6 +35,14 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// Rules of class TRANSITION, in document order.
     pub transitions: Vec<Transition>,
+    /// Whose labels on files count, sorted by key, without duplicates.
+    pub signers: Vec<Signer>,
+    /// Public keys whose signatures count no more, sorted.
+    pub revoked_keys: Vec<[u8; 32]>,
+    /// SHA-256 of signatures that count no more, sorted.
+    pub revoked_signatures: Vec<[u8; 32]>,
+    /// What files without a good label count as, in document order, one for each parent.
+    pub unsigned: Vec<Unsigned>,
 }
 
 /// A declared node.
@@ -229,7 +237,48 @@ pub struct Transition {
     pub span: Span,
 }
 
+/// Somebody whose labels on files count.
+#[derive(Clone, Debug)]
+pub struct Signer {
+    /// What people call them.
+    pub name: String,
+    /// Their Ed25519 public key.
+    pub key: [u8; 32],
+    /// The zones that they may give to files, sorted; [`ANY`] alone for every declared one.
+    pub scids: Vec<u32>,
+    /// Labels of theirs with a lower serial count no more.
+    pub least_serial: u64,
+    /// The element's start tag.
+    pub span: Span,
+}
+
+impl Signer {
+    /// How many zones a signer may have by name.
+    pub const MAX_SCIDS: usize = 256;
+}
+
+/// What a file without a good label counts as when a process of `parent` executes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsigned {
+    /// The ScID before the exec, or [`ANY`].
+    pub parent: u32,
+    /// The file's ScID; 0 refuses the exec.
+    pub binary: u32,
+    /// The element's start tag.
+    pub span: Span,
+}
+
 impl Policy {
+    /// What a file without a good label counts as when a process of `parent` executes it: a ScID, or 0
+    /// when the exec is refused. Nothing when the policy does not say: the file has no ScID then, and
+    /// the process stays in its zone.
+    #[must_use]
+    pub fn unsigned_for(&self, parent: u32) -> Option<u32> {
+        let of = |id| self.unsigned.iter().find(move |one| one.parent == id);
+        let any = || of(ANY).filter(|_| self.zone(parent).is_some());
+        of(parent).filter(|_| parent != ANY).or_else(any).map(|one| one.binary)
+    }
+
     /// The declared node with this id.
     #[must_use]
     pub fn node(&self, snid: u32) -> Option<&Node> {

@@ -49,6 +49,9 @@ pub(crate) enum Kind {
     Pair,
     Port,
     Perimeter,
+    Signer,
+    Revoked,
+    Unsigned,
     Rule(Class),
 }
 
@@ -93,6 +96,22 @@ const SHAPES: &[Shape] = &[
         kind: Kind::Perimeter,
         name: "perimeter",
         children: &[("address", 1, 1), ("SnID", 1, 1), ("ScID", 1, 1), ("name", 0, 1)],
+    },
+    Shape {
+        kind: Kind::Signer,
+        name: "signer",
+        children: &[
+            ("name", 1, 1),
+            ("key", 1, 1),
+            ("ScID", 1, crate::Signer::MAX_SCIDS),
+            ("serial", 0, 1),
+        ],
+    },
+    Shape { kind: Kind::Revoked, name: "revoked", children: &[("key", 0, 1), ("signature", 0, 1)] },
+    Shape {
+        kind: Kind::Unsigned,
+        name: "unsigned",
+        children: &[("parentScID", 0, 1), ("binaryScID", 0, 1), ("deny", 0, 1)],
     },
     Shape {
         kind: Kind::Rule(Class::Socket),

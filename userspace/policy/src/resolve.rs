@@ -2,6 +2,8 @@
 //!
 //! Declarations first, then what refers to them, so their order in the document does not matter.
 
+mod binaries;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
@@ -42,6 +44,9 @@ pub(crate) fn resolve(
     resolver.pairs(document, &mut policy);
     resolver.ports(document, &mut policy);
     resolver.rules(document, &mut policy);
+    resolver.signers(document, &mut policy);
+    resolver.revocations(document, &mut policy);
+    resolver.unsigned(document, &mut policy);
     policy
 }
 

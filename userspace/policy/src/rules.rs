@@ -48,6 +48,39 @@ pub struct NodeRules {
     /// The ScID after an exec; no row means that the ScID stays.
     #[serde(serialize_with = "rows")]
     pub transitions: Vec<(TransitionKey, u32)>,
+    /// Whose labels on files count.
+    pub signers: Vec<SignerEntry>,
+    /// Public keys whose signatures count no more.
+    #[serde(serialize_with = "hexes")]
+    pub revoked_keys: Vec<[u8; 32]>,
+    /// SHA-256 of signatures that count no more.
+    #[serde(serialize_with = "hexes")]
+    pub revoked_signatures: Vec<[u8; 32]>,
+    /// What files without a good label count as; no row means nothing, and the ScID stays.
+    pub unsigned: Vec<UnsignedEntry>,
+}
+
+/// A row of [`NodeRules::signers`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SignerEntry {
+    /// The Ed25519 public key.
+    #[serde(serialize_with = "hex32")]
+    pub key: [u8; 32],
+    /// What people call them.
+    pub name: String,
+    /// Each `ScID` that its labels may have, sorted.
+    pub scids: Vec<u32>,
+    /// Labels with a lower serial count no more.
+    pub least_serial: u64,
+}
+
+/// A row of [`NodeRules::unsigned`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct UnsignedEntry {
+    /// The ScID before the exec.
+    pub parent: u32,
+    /// The ScID that the file counts as; 0 refuses the exec.
+    pub binary: u32,
 }
 
 /// A node's row of [`NodeRules::nodes`].
@@ -218,6 +251,14 @@ fn rows<S: Serializer, K: Columns, V: Columns>(rows: &[(K, V)], to: S) -> Result
         seq.serialize_element(&Row { key: key.shown(), value: value.shown() })?;
     }
     seq.end()
+}
+
+fn hexes<S: Serializer>(rows: &[[u8; 32]], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(rows.iter().map(hex::encode))
+}
+
+fn hex32<S: Serializer>(bytes: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&hex::encode(bytes))
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a field so")]

@@ -42,6 +42,7 @@ fn socket(ids: [&str; 4], verbs: &str) -> String {
 
 const ALLOW: &str = "<allow>CREATE</allow>";
 const DENY: &str = "<deny>CREATE</deny>";
+const KEY: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
 
 #[test]
 fn not_even_a_document() {
@@ -185,6 +186,29 @@ fn rules_together() {
   <TRANSITION_class_rule><parentScID>*</parentScID><binaryScID>10</binaryScID><newScID>10</newScID></TRANSITION_class_rule>
   <TRANSITION_class_rule><parentScID>web</parentScID><binaryScID>*</binaryScID><newScID>10</newScID></TRANSITION_class_rule>
   <TRANSITION_class_rule><parentScID>web</parentScID><binaryScID>web</binaryScID><newScID>*</newScID></TRANSITION_class_rule>".to_owned()),
+        ("signers", format!("  <signer><name> a b </name><key> {KEY} </key><ScID> 2 </ScID></signer>
+  <signer><name> ci </name><key> d75a98 </key><ScID> kernel </ScID></signer>
+  <signer><name> ci </name><key> {KEY} </key><ScID> wbe </ScID></signer>
+  <signer><name> build </name><key> {KEY} </key><ScID> * </ScID></signer>
+  <signer><name> again </name><key> 11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo= </key><ScID> * </ScID></signer>
+  <signer><name> zero </name><key> {} </key><ScID> * </ScID><serial> 0 </serial></signer>", "0".repeat(64))),
+        ("revocations", "  <revoked/>\n  <revoked><key> x </key><signature> y </signature></revoked>".to_owned()),
+        ("revoked_signer", format!("  <signer><name> ci </name><key> {KEY} </key><ScID> * </ScID></signer>
+  <revoked><key> {KEY} </key></revoked>
+  <unsigned><deny> EXECVE </deny></unsigned>")),
+        ("unsigned", "  <unsigned/>
+  <unsigned><parentScID> web </parentScID><binaryScID> * </binaryScID></unsigned>
+  <unsigned><binaryScID> db </binaryScID><deny> EXECVE </deny></unsigned>
+  <unsigned><parentScID> web </parentScID><binaryScID> db </binaryScID></unsigned>
+  <unsigned><parentScID> 2 </parentScID><deny> EXECVE </deny></unsigned>
+  <unsigned><deny> FORK, EXECVE </deny></unsigned>".to_owned()),
+        ("unsigned_without_signer", "  <unsigned><deny> EXECVE </deny></unsigned>".to_owned()),
+        ("unsigned_not_said", format!("  <signer><name> ci </name><key> {KEY} </key><ScID> * </ScID></signer>
+  <unsigned><parentScID> web </parentScID><deny> EXECVE </deny></unsigned>")),
+        ("overruled_unsigned", format!("  <signer><name> ci </name><key> {KEY} </key><ScID> * </ScID></signer>
+  <unsigned><binaryScID> db </binaryScID></unsigned>
+  <unsigned><parentScID> web </parentScID><deny> EXECVE </deny></unsigned>
+  <unsigned><parentScID> db </parentScID><binaryScID> web </binaryScID></unsigned>")),
         ("overruled_transition", "  <TRANSITION_class_rule><parentScID>2</parentScID><binaryScID>*</binaryScID><newScID>2</newScID></TRANSITION_class_rule>
   <TRANSITION_class_rule><parentScID>2</parentScID><binaryScID>2</binaryScID><newScID>10</newScID></TRANSITION_class_rule>
   <TRANSITION_class_rule><parentScID>2</parentScID><binaryScID>10</binaryScID><newScID>10</newScID></TRANSITION_class_rule>".to_owned()),

@@ -1,6 +1,7 @@
 //! The lowered maps against the rules read one by one, over random policies; and no input panics.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use proptest::prelude::*;
@@ -10,7 +11,7 @@ use sigil_common::abi::policy::{
 };
 use sigil_common::label::{KERNEL_SCID, Label};
 use sigil_policy::{
-    Class, Decision, NodeRules, Outcome, Policy, VerdictEntry, VerdictKey, compile,
+    Class, Decision, NodeRules, Outcome, Policy, UnsignedEntry, VerdictEntry, VerdictKey, compile,
 };
 
 /// Ids that a rule may name: two nodes, a perimeter host, four zones, the kernel, any.
@@ -218,6 +219,31 @@ proptest! {
         }
     }
 
+    /// Of a parent's own <unsigned> and that of `*`, the own one holds; no zone is left out or added.
+    #[test]
+    fn unsigned_files_agree(rows in prop::collection::vec((0usize..6, 0usize..5), 0..8)) {
+        let rows: BTreeMap<&str, usize> =
+            rows.into_iter().map(|(parent, binary)| (SCIDS[parent], binary)).collect();
+        let mut text = document(&[], false);
+        text.truncate(text.len() - "</DSP>".len());
+        for (parent, binary) in &rows {
+            let counts = match *binary {
+                4 => "<deny>EXECVE</deny>".to_owned(),
+                zone => format!("<binaryScID>{}</binaryScID>", SCIDS[zone]),
+            };
+            writeln!(text, "<unsigned><parentScID>{parent}</parentScID>{counts}</unsigned>").unwrap();
+        }
+        let policy = compile("random", (text + "</DSP>").as_bytes(), None).unwrap().policy;
+        let mut expected = Vec::new();
+        for zone in &SCIDS[..4] {
+            if let Some(binary) = rows.get(zone).or(rows.get("*")) {
+                let binary = SCIDS[*binary].parse().unwrap_or(0);
+                expected.push(UnsignedEntry { parent: zone.parse().unwrap(), binary });
+            }
+        }
+        prop_assert_eq!(policy.rules_for(1).unwrap().unsigned, expected);
+    }
+
     #[test]
     fn equal_documents_give_equal_maps(rules in prop::collection::vec(rule(), 0..14)) {
         let policy = compiled(&rules, false);
@@ -280,6 +306,16 @@ const PARTS: &[&str] = &[
     "<sScID>*</sScID>",
     "<tSnID>1</tSnID>",
     "<tScID>kernel</tScID>",
+    "<signer>",
+    "</signer>",
+    "<key>d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a</key>",
+    "<key>PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw=</key>",
+    "<revoked>",
+    "</revoked>",
+    "<unsigned>",
+    "</unsigned>",
+    "<deny>EXECVE</deny>",
+    "<binaryScID>2</binaryScID>",
     "<allow>CREATE</allow>",
     "<deny>,SEND ,</deny>",
     "<allow>",

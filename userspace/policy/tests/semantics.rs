@@ -151,3 +151,38 @@ fn transitions() {
     }
     assert_eq!(lowered.len(), 2);
 }
+
+#[test]
+fn what_unsigned_files_count_as() {
+    let silent = policy("");
+    assert_eq!(silent.unsigned_for(10), None);
+    let policy = policy(
+        "<unsigned><binaryScID>20</binaryScID></unsigned>
+         <unsigned><parentScID>20</parentScID><deny>EXECVE</deny></unsigned>",
+    );
+    assert_eq!(policy.unsigned_for(10), Some(20));
+    assert_eq!(policy.unsigned_for(20), Some(0), "the parent's own word beats that of `*`");
+    for undeclared in [0, 30, KERNEL_SCID] {
+        assert_eq!(policy.unsigned_for(undeclared), None, "`*` is any declared zone");
+    }
+}
+
+#[test]
+fn signers_speak_for_declared_zones() {
+    let key = |at: &str| at.repeat(32);
+    let policy = policy(&format!(
+        "<signer><name>b</name><key>{}</key><ScID>20</ScID><ScID>*</ScID></signer>
+         <signer><name>a</name><key>{}</key><ScID>20</ScID><ScID>10</ScID><ScID>20</ScID><serial>4</serial></signer>
+         <revoked><key>{}</key><signature>{}</signature></revoked>",
+        key("22"), key("11"), key("33"), key("44"),
+    ));
+    let rules = policy.rules_for(1).unwrap();
+    let signers: Vec<_> = rules
+        .signers
+        .iter()
+        .map(|one| (one.name.as_str(), &*one.scids, one.least_serial))
+        .collect();
+    assert_eq!(signers, [("a", &[10, 20][..], 4), ("b", &[10, 20], 0)]);
+    assert_eq!(rules.revoked_keys, [[0x33; 32]]);
+    assert_eq!(rules.revoked_signatures, [[0x44; 32]]);
+}

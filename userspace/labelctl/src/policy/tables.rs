@@ -65,6 +65,9 @@ pub(super) fn print(policy: &Policy, rules: &NodeRules) -> Result<()> {
             ),
         ),
         ("transitions", transitions(rules, &zone)),
+        ("signers", signers(rules, &zone)),
+        ("revoked", revoked(rules)),
+        ("unsigned files", unsigned(rules, &zone)),
     ] {
         if !table.is_empty() {
             writeln!(out, "\n{title}")?;
@@ -182,6 +185,35 @@ fn transitions(rules: &NodeRules, zone: ZoneName<'_>) -> Table {
     let mut table = Table::new(&["PARENT", "BINARY", "NEW"]);
     for (key, new) in &rules.transitions {
         table.row([zone(key.parent), zone(key.binary), zone(*new)]);
+    }
+    table
+}
+
+fn signers(rules: &NodeRules, zone: ZoneName<'_>) -> Table {
+    let mut table = Table::new(&["NAME", "KEY", "ZONES", "LEAST SERIAL"]);
+    for signer in &rules.signers {
+        let zones: Vec<_> = signer.scids.iter().map(|scid| zone(*scid)).collect();
+        let (name, least) = (signer.name.clone(), signer.least_serial.to_string());
+        table.row([name, hex::encode(signer.key), zones.join(" "), least]);
+    }
+    table
+}
+
+fn revoked(rules: &NodeRules) -> Table {
+    let mut table = Table::new(&["WHAT", "ID"]);
+    for (what, ids) in [("key", &rules.revoked_keys), ("signature", &rules.revoked_signatures)] {
+        for id in ids {
+            table.row([what.to_owned(), hex::encode(id)]);
+        }
+    }
+    table
+}
+
+fn unsigned(rules: &NodeRules, zone: ZoneName<'_>) -> Table {
+    let mut table = Table::new(&["PARENT", "COUNT AS"]);
+    for entry in &rules.unsigned {
+        let counts = if entry.binary == 0 { "refused".to_owned() } else { zone(entry.binary) };
+        table.row([zone(entry.parent), counts]);
     }
     table
 }
