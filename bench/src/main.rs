@@ -126,15 +126,18 @@ fn run(arguments: &Run) -> Result<()> {
         let name =
             part.to_possible_value().map_or_else(String::new, |value| value.get_name().into());
         eprintln!("{name}: {:.0} s", start.elapsed().as_secs_f64());
+        // Part by part, so that what a later part fails at does not lose the earlier ones.
+        if let Some(out) = &arguments.out {
+            fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+            samples.write(out)?;
+            distributions.write(out)?;
+            environment.write(out)?;
+        }
     }
     let Some(out) = &arguments.out else {
         print!("{}", report::summary(&samples, None));
         return Ok(());
     };
-    fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-    samples.write(out)?;
-    distributions.write(out)?;
-    environment.write(out)?;
     report::write(out)?;
     println!("{}", Path::new(out).join(report::SUMMARY).display());
     Ok(())
