@@ -85,14 +85,14 @@ fn replay(c: &mut Criterion) {
     c.bench_function("replay/in order", |b| {
         b.iter(|| {
             seq += 1;
-            window.check(seq, 1).and_then(|()| window.mark(seq, 1))
+            window.check(seq).and_then(|()| window.mark(seq))
         });
     });
-    c.bench_function("replay/replayed", |b| b.iter(|| window.check(black_box(seq), 1)));
+    c.bench_function("replay/replayed", |b| b.iter(|| window.check(black_box(seq))));
     c.bench_function("replay/super-frame of 64", |b| {
         b.iter(|| {
             seq += 64;
-            window.check(seq, 64).and_then(|()| window.mark(seq, 64))
+            window.check_span(seq, 64).and_then(|()| window.mark_span(seq, 64))
         });
     });
 }
@@ -112,9 +112,9 @@ fn decisions(c: &mut Criterion) {
         connected: true,
         opened: false,
     };
-    c.bench_function("decide/send", |b| b.iter(|| decide::send(black_box(Some(&verdict)))));
+    c.bench_function("decide/send", |b| b.iter(|| decide::send(black_box(&verdict))));
     c.bench_function("decide/deliver", |b| {
-        b.iter(|| decide::deliver(black_box(&arrival), black_box(Some(&verdict))));
+        b.iter(|| decide::deliver(black_box(&arrival), black_box(&verdict)));
     });
 }
 

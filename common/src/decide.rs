@@ -46,8 +46,7 @@ pub struct Sending {
 /// # Errors
 /// [`DropReason::Denied`] with the line of the rule, or [`DropReason::NoRule`].
 #[inline(always)]
-pub fn send(verdict: Option<&Verdict>) -> Result<Sending, Refusal> {
-    let Some(verdict) = verdict else { return Err(DropReason::NoRule.into()) };
+pub fn send(verdict: &Verdict) -> Result<Sending, Refusal> {
     let flags = verdict.flags;
     if flags & CREATE != 0 {
         let alarm_line = if flags & CREATE_ALARM == 0 { 0 } else { verdict.create_line };
@@ -66,13 +65,12 @@ pub fn send(verdict: Option<&Verdict>) -> Result<Sending, Refusal> {
 /// # Errors
 /// As [`send`]; the right to answer is not enough.
 #[inline(always)]
-pub fn open(verdict: Option<&Verdict>) -> Result<Sending, Refusal> {
+pub fn open(verdict: &Verdict) -> Result<Sending, Refusal> {
     match send(verdict) {
-        Ok(sending) if !sending.opens => Err(match verdict {
-            Some(v) if v.flags & CREATE_DENIED != 0 => {
-                Refusal { reason: DropReason::Denied, line: v.create_line }
-            }
-            _ => DropReason::NoRule.into(),
+        Ok(sending) if !sending.opens => Err(if verdict.flags & CREATE_DENIED == 0 {
+            DropReason::NoRule.into()
+        } else {
+            Refusal { reason: DropReason::Denied, line: verdict.create_line }
         }),
         other => other,
     }
@@ -83,15 +81,13 @@ pub fn open(verdict: Option<&Verdict>) -> Result<Sending, Refusal> {
 /// # Errors
 /// [`DropReason::Denied`] with the line of the rule, or [`DropReason::NoRule`].
 #[inline(always)]
-pub fn receive(verdict: Option<&Verdict>) -> Result<u32, Refusal> {
-    match verdict {
-        Some(v) if v.flags & RECEIVE != 0 => {
-            Ok(if v.flags & RECEIVE_ALARM == 0 { 0 } else { v.receive_line })
-        }
-        Some(v) if v.flags & RECEIVE_DENIED != 0 => {
-            Err(Refusal { reason: DropReason::Denied, line: v.receive_line })
-        }
-        _ => Err(DropReason::NoRule.into()),
+pub fn receive(verdict: &Verdict) -> Result<u32, Refusal> {
+    if verdict.flags & RECEIVE != 0 {
+        Ok(if verdict.flags & RECEIVE_ALARM == 0 { 0 } else { verdict.receive_line })
+    } else if verdict.flags & RECEIVE_DENIED != 0 {
+        Err(Refusal { reason: DropReason::Denied, line: verdict.receive_line })
+    } else {
+        Err(DropReason::NoRule.into())
     }
 }
 
@@ -159,12 +155,7 @@ pub const fn taker_v6(protocol: u8, icmp_type: u8) -> Taker {
 /// # Errors
 /// As [`receive`], or [`DropReason::Protection`].
 #[inline(always)]
-pub fn arrive(
-    taker: Taker,
-    peer: &Peer,
-    kernel: Option<&Verdict>,
-    protection: u8,
-) -> Result<(), Refusal> {
+pub fn arrive(taker: Taker, peer: &Peer, kernel: &Verdict, protection: u8) -> Result<(), Refusal> {
     if protection < peer.least() {
         return Err(DropReason::Protection.into());
     }
@@ -177,7 +168,7 @@ pub fn arrive(
             receive(kernel)?;
         }
     }
-    if protection < kernel.map_or(PROTECTION_AUTHENTICATE, |verdict| verdict.protection) {
+    if protection < kernel.protection {
         return Err(DropReason::Protection.into());
     }
     Ok(())
@@ -224,7 +215,7 @@ pub struct Delivery {
 /// [`DropReason::PeerMismatch`], [`DropReason::Protection`], [`DropReason::Denied`] or
 /// [`DropReason::NoRule`].
 #[inline(always)]
-pub fn deliver(arrival: &Arrival, verdict: Option<&Verdict>) -> Result<Delivery, Refusal> {
+pub fn deliver(arrival: &Arrival, verdict: &Verdict) -> Result<Delivery, Refusal> {
     let pinned = if arrival.listener { 0 } else { arrival.pinned };
     let foreign = pinned != 0 && pinned != arrival.source;
     if arrival.kernel && !arrival.listener {
@@ -252,7 +243,7 @@ pub fn deliver(arrival: &Arrival, verdict: Option<&Verdict>) -> Result<Delivery,
             0
         }
     };
-    if verdict.is_some_and(|v| arrival.protection < v.protection) {
+    if arrival.protection < verdict.protection {
         return Err(DropReason::Protection.into());
     }
     let by_rule = receive(verdict).is_ok();
@@ -301,18 +292,18 @@ mod tests {
 
     #[test]
     fn nothing_is_allowed_without_a_rule() {
-        assert_eq!(send(None), Err(DropReason::NoRule.into()));
-        assert_eq!(receive(None), Err(DropReason::NoRule.into()));
-        assert_eq!(deliver(&arrival(WEB), None), Err(DropReason::NoRule.into()));
-        assert_eq!(deliver(&arrival(WEB), Some(&verdict(0))), Err(DropReason::NoRule.into()));
+        assert_eq!(send(&Verdict::NONE), Err(DropReason::NoRule.into()));
+        assert_eq!(receive(&Verdict::NONE), Err(DropReason::NoRule.into()));
+        assert_eq!(deliver(&arrival(WEB), &Verdict::NONE), Err(DropReason::NoRule.into()));
+        assert_eq!(deliver(&arrival(WEB), &verdict(0)), Err(DropReason::NoRule.into()));
     }
 
     #[test]
     fn a_denial_names_its_line() {
         let denied = verdict(CREATE_DENIED | RECEIVE_DENIED);
-        assert_eq!(send(Some(&denied)), Err(Refusal { reason: DropReason::Denied, line: 7 }));
+        assert_eq!(send(&denied), Err(Refusal { reason: DropReason::Denied, line: 7 }));
         assert_eq!(
-            deliver(&arrival(WEB), Some(&denied)),
+            deliver(&arrival(WEB), &denied),
             Err(Refusal { reason: DropReason::Denied, line: 8 })
         );
     }
@@ -320,83 +311,83 @@ mod tests {
     #[test]
     fn who_may_be_received_may_be_answered_but_not_called() {
         let answer = verdict(RECEIVE);
-        assert!(send(Some(&answer)).is_ok_and(|s| !s.opens));
-        assert_eq!(open(Some(&answer)), Err(DropReason::NoRule.into()));
+        assert!(send(&answer).is_ok_and(|s| !s.opens));
+        assert_eq!(open(&answer), Err(DropReason::NoRule.into()));
     }
 
     #[test]
     fn a_reply_needs_an_opened_conversation() {
         let may_call = verdict(CREATE);
         let unsolicited = arrival(WEB);
-        assert_eq!(deliver(&unsolicited, Some(&may_call)), Err(DropReason::NoRule.into()));
+        assert_eq!(deliver(&unsolicited, &may_call), Err(DropReason::NoRule.into()));
         let reply = Arrival { opened: true, ..unsolicited };
-        assert!(deliver(&reply, Some(&may_call)).is_ok_and(|d| d.pin && d.cache));
+        assert!(deliver(&reply, &may_call).is_ok_and(|d| d.pin && d.cache));
     }
 
     #[test]
     fn a_conversation_is_deaf_to_every_other_label() {
         let allowed = verdict(CREATE | RECEIVE);
         let intruder = Arrival { pinned: WEB, ..arrival(EVIL) };
-        assert_eq!(deliver(&intruder, Some(&allowed)), Err(DropReason::PeerMismatch.into()));
+        assert_eq!(deliver(&intruder, &allowed), Err(DropReason::PeerMismatch.into()));
     }
 
     #[test]
     fn a_kernel_speaks_for_its_own_node_only() {
         let reset = Arrival { pinned: WEB, ..arrival(KERNEL) };
-        assert!(deliver(&reset, None).is_ok_and(|d| !d.pin && !d.cache));
+        assert!(deliver(&reset, &Verdict::NONE).is_ok_and(|d| !d.pin && !d.cache));
         let foreign = Arrival { pinned: WEB, ..arrival(OTHER_KERNEL) };
-        assert_eq!(deliver(&foreign, None), Err(DropReason::PeerMismatch.into()));
+        assert_eq!(deliver(&foreign, &Verdict::NONE), Err(DropReason::PeerMismatch.into()));
         let spoofed = Arrival { protection: PROTECTION_LABEL, ..reset };
-        assert_eq!(deliver(&spoofed, None), Err(DropReason::Protection.into()));
+        assert_eq!(deliver(&spoofed, &Verdict::NONE), Err(DropReason::Protection.into()));
         let to_listener = Arrival { listener: true, ..arrival(KERNEL) };
-        assert_eq!(deliver(&to_listener, None), Err(DropReason::NoRule.into()));
+        assert_eq!(deliver(&to_listener, &Verdict::NONE), Err(DropReason::NoRule.into()));
     }
 
     #[test]
     fn a_listener_neither_pins_nor_caches() {
         let syn = Arrival { listener: true, pinned: EVIL, connected: false, ..arrival(WEB) };
-        let delivery = deliver(&syn, Some(&verdict(RECEIVE)));
+        let delivery = deliver(&syn, &verdict(RECEIVE));
         assert!(delivery.is_ok_and(|d| !d.pin && !d.cache));
     }
 
     #[test]
     fn protection_is_a_floor() {
         let strict = Verdict { protection: PROTECTION_INTEGRITY, ..verdict(RECEIVE) };
-        assert_eq!(deliver(&arrival(WEB), Some(&strict)), Err(DropReason::Protection.into()));
+        assert_eq!(deliver(&arrival(WEB), &strict), Err(DropReason::Protection.into()));
         let covered = Arrival { protection: PROTECTION_INTEGRITY, ..arrival(WEB) };
-        assert!(deliver(&covered, Some(&strict)).is_ok());
+        assert!(deliver(&covered, &strict).is_ok());
     }
 
     #[test]
     fn an_unconnected_opener_is_judged_packet_by_packet() {
         let reply = Arrival { opened: true, connected: false, ..arrival(WEB) };
-        assert!(deliver(&reply, Some(&verdict(CREATE))).is_ok_and(|d| !d.pin && !d.cache));
-        assert!(deliver(&reply, Some(&verdict(RECEIVE))).is_ok_and(|d| !d.pin && d.cache));
+        assert!(deliver(&reply, &verdict(CREATE)).is_ok_and(|d| !d.pin && !d.cache));
+        assert!(deliver(&reply, &verdict(RECEIVE)).is_ok_and(|d| !d.pin && d.cache));
     }
 
     #[test]
     fn only_a_kernel_may_send_errors_and_redirects() {
-        let process = Peer { handle: 1, class: 0, flags: 0, node: 3 };
+        let process = Peer { handle: 1, node: 3, ..Peer::default() };
         let kernel = Peer { flags: PEER_KERNEL, ..process };
         let may_ping = verdict(RECEIVE);
         let arrive = |taker, peer, verdict| arrive(taker, peer, verdict, PROTECTION_AUTHENTICATE);
         for icmp_type in [3, 4, 5, 11, 12] {
             let taker = taker(protocol::ICMP, icmp_type);
-            assert!(arrive(taker, &process, Some(&may_ping)).is_err());
-            assert!(arrive(taker, &kernel, None).is_ok());
+            assert!(arrive(taker, &process, &may_ping).is_err());
+            assert!(arrive(taker, &kernel, &Verdict::NONE).is_ok());
             assert_eq!(
-                super::arrive(taker, &kernel, None, PROTECTION_LABEL),
+                super::arrive(taker, &kernel, &Verdict::NONE, PROTECTION_LABEL),
                 Err(DropReason::Protection.into()),
                 "a forged label must not speak for a kernel"
             );
         }
-        assert!(arrive(taker(protocol::ICMP, 8), &process, Some(&may_ping)).is_ok());
-        assert!(arrive(taker(protocol::ICMP, 8), &process, None).is_err());
-        assert!(arrive(taker(47, 0), &kernel, None).is_err());
-        assert!(arrive(taker(protocol::TCP, 0), &process, None).is_ok());
+        assert!(arrive(taker(protocol::ICMP, 8), &process, &may_ping).is_ok());
+        assert!(arrive(taker(protocol::ICMP, 8), &process, &Verdict::NONE).is_err());
+        assert!(arrive(taker(47, 0), &kernel, &Verdict::NONE).is_err());
+        assert!(arrive(taker(protocol::TCP, 0), &process, &Verdict::NONE).is_ok());
         let strict = Peer { flags: u32::from(PROTECTION_AUTHENTICATE) << LEAST_SHIFT, ..process };
         assert_eq!(
-            super::arrive(Taker::Socket, &strict, None, PROTECTION_LABEL),
+            super::arrive(Taker::Socket, &strict, &Verdict::NONE, PROTECTION_LABEL),
             Err(DropReason::Protection.into()),
             "a forged label must not reach the stack"
         );

@@ -114,33 +114,66 @@ pub trait Ring {
 pub struct Window<R>(pub R);
 
 impl<R: Ring> Window<R> {
-    /// Whether the `count` numbers from `seq` on are all fresh; takes none.
+    /// Whether a number is fresh; takes nothing.
     ///
     /// # Errors
-    /// `Replay`, `ReplayTooOld`, `KeyExhausted` from [`SEQ_LIMIT`] on, `BadSegment` if `count` is 0
-    /// or above [`SPAN_MAX`].
+    /// `Replay`, `ReplayTooOld`, `KeyExhausted` from [`SEQ_LIMIT`] on.
     #[inline(always)]
-    pub fn check(&self, seq: u64, count: u64) -> Result<(), DropReason> {
-        each(seq, count, |at, lap, mask| fresh(judge(self.0.load(at), lap, mask)).map(drop))
+    pub fn check(&self, seq: u64) -> Result<(), DropReason> {
+        let Slot { index, lap, mask } = within(seq)?;
+        self.fresh(index, lap, mask)
     }
 
-    /// Takes the `count` numbers from `seq` on, each for good, even if one of them turns out taken.
-    /// Of packets with the same numbers at most one succeeds.
+    /// Takes a number for good. Of packets with the same number at most one succeeds.
     ///
     /// # Errors
     /// As [`Window::check`]; `Replay` also if other CPUs won [`ATTEMPTS`] times in a row.
     #[inline(always)]
-    pub fn mark(&self, seq: u64, count: u64) -> Result<(), DropReason> {
-        each(seq, count, |at, lap, mask| {
-            for _ in 0..ATTEMPTS {
-                let word = self.0.load(at);
-                if self.0.swap(at, word, fresh(judge(word, lap, mask))?) {
-                    return Ok(());
-                }
-            }
-            Err(DropReason::Replay)
-        })
+    pub fn mark(&self, seq: u64) -> Result<(), DropReason> {
+        let Slot { index, lap, mask } = within(seq)?;
+        self.take(index, lap, mask)
     }
+
+    /// [`Window::check`] for each of the `count` numbers from `seq` on.
+    ///
+    /// # Errors
+    /// As [`Window::check`]; `BadSegment` if `count` is 0 or above [`SPAN_MAX`].
+    #[inline(always)]
+    pub fn check_span(&self, seq: u64, count: u64) -> Result<(), DropReason> {
+        each(seq, count, |index, lap, mask| self.fresh(index, lap, mask))
+    }
+
+    /// [`Window::mark`] for each of the `count` numbers from `seq` on, even if one of them turns out
+    /// taken.
+    ///
+    /// # Errors
+    /// As [`Window::mark`] and [`Window::check_span`].
+    #[inline(always)]
+    pub fn mark_span(&self, seq: u64, count: u64) -> Result<(), DropReason> {
+        each(seq, count, |index, lap, mask| self.take(index, lap, mask))
+    }
+
+    #[inline(always)]
+    fn fresh(&self, index: u32, lap: u32, mask: u32) -> Result<(), DropReason> {
+        fresh(judge(self.0.load(index), lap, mask)).map(drop)
+    }
+
+    #[inline(always)]
+    fn take(&self, index: u32, lap: u32, mask: u32) -> Result<(), DropReason> {
+        for _ in 0..ATTEMPTS {
+            let word = self.0.load(index);
+            if self.0.swap(index, word, fresh(judge(word, lap, mask))?) {
+                return Ok(());
+            }
+        }
+        Err(DropReason::Replay)
+    }
+}
+
+/// Where a number is remembered, if it may be used at all.
+#[inline(always)]
+const fn within(seq: u64) -> Result<Slot, DropReason> {
+    if seq >= SEQ_LIMIT - SPAN_MAX { Err(DropReason::KeyExhausted) } else { Ok(slot(seq)) }
 }
 
 /// Calls `visit` with the index, lap and mask of each word that the numbers touch, in order.
@@ -153,9 +186,7 @@ fn each(
     if count == 0 || count > SPAN_MAX {
         return Err(DropReason::BadSegment);
     }
-    if seq >= SEQ_LIMIT - SPAN_MAX {
-        return Err(DropReason::KeyExhausted);
-    }
+    within(seq)?;
     let (mut seq, mut left) = (seq, count);
     for _ in 0..SPAN_WORDS {
         let Slot { index, lap, .. } = slot(seq);

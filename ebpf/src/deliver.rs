@@ -14,7 +14,7 @@ use aya_ebpf::{
 use sigil_common::{
     abi::{
         policy::{PEER_KERNEL, PROTECTION_INTEGRITY},
-        rule::mark,
+        rule::{Peer, mark},
         socket::{Conversation, ConversationKey, SocketState, socket_flag},
     },
     decide::{self, Arrival, protocol},
@@ -141,12 +141,13 @@ fn slow(
     if own == 0 {
         return if own_kernel { Ok(()) } else { Err(DropReason::NoScid.between(source, target)) };
     }
-    let (class, kernel) = match rules.peer(source) {
-        Some(peer) => (peer.class, own_kernel || peer.flags & PEER_KERNEL != 0),
-        None if own_kernel => (NO_CLASS, true),
+    let peer = match rules.peer(source) {
+        Some(peer) => *peer,
+        None if own_kernel => Peer { class: NO_CLASS, flags: PEER_KERNEL, ..Peer::default() },
         None => return Err(DropReason::NoRule.between(source, target)),
     };
-    let verdict = rules.verdict(class, own);
+    let kernel = own_kernel || peer.flags & PEER_KERNEL != 0;
+    let verdict = rules.verdict(&peer, own);
     // SAFETY: a full socket.
     let tcp_state = unsafe { (*sk).state };
     let (listener, connected) = (tcp_state == LISTEN, tcp_state != LISTEN && tcp_state != CLOSE);
@@ -158,7 +159,7 @@ fn slow(
         && (listener || !connected)
     {
         let target = rules.own(zone);
-        decide::receive(rules.verdict(class, zone))
+        decide::receive(&rules.verdict(&peer, zone))
             .map_err(|refusal| refusal.between(source, target))?;
     }
 
@@ -186,7 +187,7 @@ fn slow(
         }
     }
     let delivery =
-        decide::deliver(&arrival, verdict).map_err(|refusal| refusal.between(source, target))?;
+        decide::deliver(&arrival, &verdict).map_err(|refusal| refusal.between(source, target))?;
     if delivery.alarm_line != 0 {
         let used =
             Refused { reason: DropReason::Denied, line: delivery.alarm_line, source, target };

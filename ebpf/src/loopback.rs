@@ -77,7 +77,7 @@ fn stamp(ctx: &TcContext) -> Option<u32> {
     let Ok(scid) = sender.scid() else { return Some(0) };
     // Which zone of this node it goes to is known on delivery, where answers are judged exactly.
     if let Some(state) = sender.state()
-        && decide::open(rules.between(rules.own(0), scid)).is_ok()
+        && decide::open(&rules.between(rules.own(0), scid)).is_ok()
     {
         state.flags |= socket_flag::OPENED;
         if v4 && unconnected(sender.sk) {
@@ -129,6 +129,6 @@ fn arrive(ctx: &TcContext) -> Result<(), Refusal> {
     } else if taker == Taker::Errors {
         Err(DropReason::NoRule.into())
     } else {
-        decide::receive(rules.between(source, kernel.scid)).map(drop)
+        decide::receive(&rules.between(source, kernel.scid)).map(drop)
     }
 }

@@ -47,7 +47,33 @@ pub(crate) struct Payload {
     pub(crate) field: ChecksumField,
 }
 
-/// The ICV of a packet: over the header alone, or over the payload as well.
+/// Puts a header where [`icv`] takes it from: it would be a tenth of the stack.
+#[inline(always)]
+pub(crate) fn stage(header: Header) -> Result<&'static Header, DropReason> {
+    // SAFETY: this CPU's own element, and no other reference to it lives meanwhile.
+    let work = unsafe { &mut *MAC_WORK.get_ptr_mut(0).ok_or(DropReason::NoMemory)? };
+    work.header = header;
+    Ok(&work.header)
+}
+
+/// Puts the ICV that a packet claims beside the header that was staged.
+#[inline(always)]
+pub(crate) fn claim(icv: Icv) -> Result<(), DropReason> {
+    // SAFETY: as above.
+    let work = unsafe { &mut *MAC_WORK.get_ptr_mut(0).ok_or(DropReason::NoMemory)? };
+    work.icv = icv;
+    Ok(())
+}
+
+/// What was staged and claimed.
+#[inline(always)]
+pub(crate) fn claimed() -> Option<(&'static Header, &'static Icv)> {
+    // SAFETY: as above.
+    let work = unsafe { &*MAC_WORK.get_ptr(0)? };
+    Some((&work.header, &work.icv))
+}
+
+/// The ICV of a packet: over the header that was staged alone, or over the payload as well.
 ///
 /// SipHash over a header is worth being inlined; all else is a call, for the stack's sake.
 #[inline(always)]
@@ -55,15 +81,14 @@ pub(crate) fn icv(
     source: Source,
     suite: Suite,
     key: &MacKey,
-    header: &Header,
+    header: &'static Header,
     payload: Option<Payload>,
 ) -> Result<Icv, DropReason> {
     if payload.is_none() && suite == Suite::SipHash24 {
         return Ok(icv::siphash_of_header(key, header));
     }
-    // SAFETY: this CPU's own element, and no other reference to it lives meanwhile.
+    // SAFETY: as in `stage`; the header is not looked at any more.
     let work = unsafe { &mut *MAC_WORK.get_ptr_mut(0).ok_or(DropReason::NoMemory)? };
-    work.header = *header;
     work.key = *key;
     work.suite = suite as u32;
     let status = match payload {

@@ -15,6 +15,7 @@ mod maps;
 mod own;
 mod packet;
 mod probe;
+mod recent;
 mod report;
 mod rules;
 mod socket;

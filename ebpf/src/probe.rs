@@ -87,5 +87,5 @@ fn icv(source: Source, probe: &Probe) -> Result<[u8; 12], DropReason> {
         len: probe.len,
         field: probe.checksum.into(),
     });
-    mac::icv(source, suite, &probe.key, &probe.header, payload)
+    mac::icv(source, suite, &probe.key, mac::stage(probe.header)?, payload)
 }

@@ -4,7 +4,6 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use sigil_common::{
     abi::{
         Config, Generation, config_flag,
-        policy::PROTECTION_AUTHENTICATE,
         rule::{NO_NODE, NodeRef, Peer, PortKey, SocketRule, Verdict, VerdictKey},
     },
     decide::{self, Refusal, Sending},
@@ -74,10 +73,17 @@ impl Rules {
         unsafe { PEERS.get(self.bank)?.get(label) }
     }
 
+    /// What the rules hold for a peer and a ScID of this node. A copy: the verifier would follow the
+    /// two maps that it may come from one after the other, and all that depends on them.
     #[inline(always)]
-    pub(crate) fn verdict(&self, class: u32, scid: u32) -> Option<&'static Verdict> {
+    pub(crate) fn verdict(&self, peer: &Peer, scid: u32) -> Verdict {
+        if peer.scid == scid {
+            return peer.verdict;
+        }
+        let key = VerdictKey { class: peer.class, scid };
         // SAFETY: as above.
-        unsafe { VERDICTS.get(self.bank)?.get(VerdictKey { class, scid }) }
+        let found = VERDICTS.get(self.bank).and_then(|verdicts| unsafe { verdicts.get(key) });
+        found.copied().unwrap_or(Verdict::NONE)
     }
 
     #[inline(always)]
@@ -130,16 +136,16 @@ impl Rules {
         if route.peer.snid == 0 { Err(DropReason::NoPeer) } else { Ok(route) }
     }
 
-    /// What the rules hold for a peer and a ScID on this node.
+    /// What the rules hold for a label and a ScID of this node.
     #[inline(always)]
-    pub(crate) fn between(&self, peer: Label, scid: u32) -> Option<&'static Verdict> {
-        self.verdict(self.peer(peer)?.class, scid)
+    pub(crate) fn between(&self, label: Label, scid: u32) -> Verdict {
+        self.peer(label).map_or(Verdict::NONE, |peer| self.verdict(peer, scid))
     }
 
     /// May the kernel itself answer a peer? It may, on a conversation that came this far.
     #[inline(always)]
     pub(crate) fn kernel_answer(&self, peer: Label, scid: u32) -> Sending {
-        let protection = self.between(peer, scid).map_or(PROTECTION_AUTHENTICATE, |v| v.protection);
+        let protection = self.between(peer, scid).protection;
         Sending { opens: false, protection, alarm_line: 0 }
     }
 }

@@ -261,7 +261,7 @@ fn reach(rules: &Rules, given: u32, scid: u32, asked: Asked, opens: bool) -> Res
         return if route.node == NO_NODE { Ok(()) } else { Err(DropReason::NoScid.into()) };
     }
     let verdict = rules.between(route.peer, scid);
-    let sending = if opens { decide::open(verdict) } else { decide::send(verdict) };
+    let sending = if opens { decide::open(&verdict) } else { decide::send(&verdict) };
     sending.map(drop)
 }
 

@@ -182,14 +182,13 @@ fn ask(
     if Label::from_word(pinned).snid == peer.snid {
         peer = Label::from_word(pinned);
     }
-    let verdict = rules.between(peer, scid);
     let sending = match kind {
         Kind::Packet if route.node != NO_NODE => {
             return Err(DropReason::PacketSocket.into());
         }
         Kind::Answer => rules.kernel_answer(peer, scid),
         Kind::Kernel if answers(ip) => rules.kernel_answer(peer, scid),
-        _ => decide::send(verdict)?,
+        _ => decide::send(&rules.between(peer, scid))?,
     };
     Ok((peer, route.node, sending))
 }
@@ -226,26 +225,28 @@ fn stamp(ctx: &TcContext, ip: Ipv4, transport: u32, send: &Send) -> Result<(), D
         if super_frame {
             id = seq as u16;
         }
-        let header = IcvInput {
-            key_id: key.key_id as u8,
-            flags: flags.byte(),
-            protocol: ip.protocol(),
-            label: send.label,
-            seq,
-            source: ip.source(),
-            destination: ip.target(),
-            total_len: if super_frame { 0 } else { total },
-            id: if super_frame { 0 } else { id },
-            fragment: ip.fragment(),
-            transport,
-        }
-        .header();
+        let header = mac::stage(
+            IcvInput {
+                key_id: key.key_id as u8,
+                flags: flags.byte(),
+                protocol: ip.protocol(),
+                label: send.label,
+                seq,
+                source: ip.source(),
+                destination: ip.target(),
+                total_len: if super_frame { 0 } else { total },
+                id: if super_frame { 0 } else { id },
+                fragment: ip.fragment(),
+                transport,
+            }
+            .header(),
+        )?;
         let payload = covered.then(|| Payload {
             at: ETH_LEN as u32 + ip.header_len(),
             len: u32::from(ip.total_len()) - ip.header_len(),
             field: ChecksumField::of(ip.protocol(), ip.fragment()),
         });
-        let icv = mac::icv(Source::Skb(ctx.skb.skb), suite, &key.mac, &header, payload)?;
+        let icv = mac::icv(Source::Skb(ctx.skb.skb), suite, &key.mac, header, payload)?;
         auth = AuthTag { key_id: key.key_id as u8, flags, seq_low: seq as u32, icv }.words();
     }
     write_option(ctx, ip, total, id, [tag, auth], added)

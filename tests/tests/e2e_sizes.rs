@@ -31,6 +31,12 @@ fn route(node: &Node, destination: &str) -> Result<String> {
 }
 
 /// Of `eth0`.
+fn gro(node: &Node) -> Result<String> {
+    let features = said(node, &["ethtool", "-k", "eth0"])?;
+    let line = features.lines().find_map(|line| line.strip_prefix("generic-receive-offload: "));
+    Ok(line.context("no GRO")?.to_owned())
+}
+
 fn gso_max_segs(node: &Node) -> Result<u32> {
     let link = said(node, &["ip", "-d", "link", "show", "eth0"])?;
     let mut words = link.split_whitespace().skip_while(|word| *word != "gso_max_segs");
@@ -100,6 +106,25 @@ fn room_is_reserved_and_given_back() -> Result<()> {
     assert_eq!((route(&member.node, "10.77.0.0/24")?, gso_max_segs(&member.node)?), before);
     assert!(route(&member.node, "10.88.1.0/24")?.contains("mtu 1300"));
     assert!(!route(&member.node, "10.88.2.0/24")?.contains("mtu"));
+    Ok(())
+}
+
+/// Between XDP and the stack, packets of one flow are merged; an operator may undo that.
+#[test]
+fn received_packets_are_merged_behind_xdp() -> Result<()> {
+    let setting = Setting { mode: "xdp", ..Setting::of(POLICY) };
+    let mut cluster = Cluster::prepare("sizes", &setting)?;
+    let member = cluster.member("one")?;
+    assert_eq!(gro(&member.node)?, "off", "what a virtual link has by itself");
+    member.start()?;
+    assert_eq!(gro(&member.node)?, "on");
+    said(&member.node, &["ethtool", "-K", "eth0", "gro", "off"])?;
+    member.take_agent()?.kill9()?;
+    member.start()?;
+    assert_eq!(gro(&member.node)?, "off", "the operator's word holds");
+    said(&member.node, &["ethtool", "-K", "eth0", "gro", "on"])?;
+    member.take_agent()?.detach(&member.node)?;
+    assert_eq!(gro(&member.node)?, "off");
     Ok(())
 }
 

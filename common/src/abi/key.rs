@@ -49,6 +49,8 @@ pub struct RxKey {
     pub key_id: u32,
     /// Prepared key material.
     pub mac: MacKey,
+    /// Tells the key from any other, and nothing of what it is.
+    pub name: u64,
     /// Highest sequence number whose ICV held.
     pub top: u64,
     /// Numbers below this one are refused: what was seen before the window was lost.
@@ -56,7 +58,7 @@ pub struct RxKey {
     /// The replay window, see [`crate::replay`].
     pub window: [u64; WORDS],
 }
-const _: () = assert!(size_of::<RxKey>() == 8 + size_of::<MacKey>() + 16 + 8 * WORDS);
+const _: () = assert!(size_of::<RxKey>() == 8 + size_of::<MacKey>() + 24 + 8 * WORDS);
 
 impl Default for TxKey {
     fn default() -> Self {
@@ -66,6 +68,7 @@ impl Default for TxKey {
 
 impl Default for RxKey {
     fn default() -> Self {
-        Self { suite: 0, key_id: 0, mac: MacKey::ZERO, top: 0, floor: 0, window: [0; WORDS] }
+        let (mac, window) = (MacKey::ZERO, [0; WORDS]);
+        Self { suite: 0, key_id: 0, mac, name: 0, top: 0, floor: 0, window }
     }
 }

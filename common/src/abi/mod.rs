@@ -12,7 +12,7 @@ pub mod rule;
 pub mod socket;
 
 /// Generation of this layout; the agent refuses to adopt pinned maps of another one.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Flags of [`Config::flags`].
 pub mod config_flag {

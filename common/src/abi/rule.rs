@@ -1,6 +1,8 @@
 //! The rule maps: what the policy compiler's `NodeRules` become in the kernel.
 #![expect(clippy::inline_always, reason = "BPF calls cost 10 ns")]
 
+use super::policy::PROTECTION_AUTHENTICATE;
+
 /// The value of `PEERS`: what is known of a label that may talk with this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -14,8 +16,13 @@ pub struct Peer {
     pub flags: u32,
     /// The label's node in `NODES`, or [`NO_NODE`].
     pub node: u32,
+    /// One ScID of this node that the label may talk with, 0 for none...
+    pub scid: u32,
+    /// ...and what [`VerdictKey`] would find for the two. Among many rules each lookup out of cache
+    /// costs a microsecond, and most nodes have one zone that matters.
+    pub verdict: Verdict,
 }
-const _: () = assert!(size_of::<Peer>() == 16);
+const _: () = assert!(size_of::<Peer>() == 36);
 
 /// See [`Peer::flags`]; the second byte.
 pub const LEAST_SHIFT: u32 = 8;
@@ -59,6 +66,17 @@ pub struct Verdict {
     pub pad: [u8; 3],
 }
 const _: () = assert!(size_of::<Verdict>() == 16);
+
+impl Verdict {
+    /// What holds where there is no rule: nothing is allowed, and authenticated at that.
+    pub const NONE: Self = Self {
+        flags: 0,
+        create_line: 0,
+        receive_line: 0,
+        protection: PROTECTION_AUTHENTICATE,
+        pad: [0; 3],
+    };
+}
 
 /// The key of `PORTS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

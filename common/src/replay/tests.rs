@@ -21,8 +21,8 @@ fn empty() -> Words {
 
 fn receive(words: &Words, top: &mut u64, seq: u64, count: u64) -> Result<(), DropReason> {
     let window = Window(words);
-    window.check(seq, count)?;
-    window.mark(seq, count)?;
+    window.check_span(seq, count)?;
+    window.mark_span(seq, count)?;
     *top = (*top).max(seq + count - 1);
     Ok(())
 }
@@ -52,7 +52,7 @@ fn a_number_is_usable_until_the_limit() {
 fn a_span_is_bounded() {
     let (words, mut top) = (empty(), 0);
     for count in [0, SPAN_MAX + 1, u64::MAX] {
-        let got = Window(&words).check(1, count);
+        let got = Window(&words).check_span(1, count);
         assert_eq!(got, Err(DropReason::BadSegment));
     }
     for from in 0..64 {

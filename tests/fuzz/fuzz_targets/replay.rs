@@ -21,13 +21,13 @@ fuzz_target!(|bytes: &[u8]| {
         let count = u64::from(count);
         let numbers = seq..seq + count;
         let fresh = numbers.clone().all(|seq| !seen.contains(&seq));
-        let checked = window.check(seq, count);
+        let checked = window.check_span(seq, count);
         let usable = (1..=127).contains(&count) && seq + 127 < SEQ_LIMIT;
         if seq + WINDOW > top + 127 {
             assert_eq!(checked.is_ok(), fresh && usable);
         }
         if checked.is_ok() {
-            assert_eq!(window.mark(seq, count), Ok(()));
+            assert_eq!(window.mark_span(seq, count), Ok(()));
             assert!(numbers.clone().all(|seq| seen.insert(seq)));
             top = top.max(numbers.end - 1);
         }

@@ -88,6 +88,42 @@ fn the_count_is_covered() -> Result<()> {
     Ok(())
 }
 
+/// Where one segment was proven, its neighbours need no proof of their own; whatever differs from it
+/// does. A key of the same id is another key.
+#[test]
+fn a_segment_proves_its_neighbours_and_nothing_else() -> Result<()> {
+    for program in VERIFIERS {
+        for (key_id, suite) in EPOCHS {
+            let mut node = Node::new()?;
+            let proof = Proof { suite, key_id, ..node.proof() };
+            let first = 100;
+            let stamp = Stamp::proven(APP, Proof { seq: first, segments: 40, ..proof });
+            let whole = SuperFrame { first, stamp };
+            node.accepts(program, &whole.segment(0)?, &whole.stamp)?;
+            for k in 1..10 {
+                for at in covered_bytes() {
+                    let mut frame = whole.frame(k)?;
+                    frame[at] ^= 1;
+                    let outcome = node.kernel.judge(program, &frame, Skb::default())?;
+                    ensure!(outcome.dropped.is_some(), "{program}: byte {at} of segment {k}");
+                }
+                node.accepts(program, &whole.segment(k)?, &whole.stamp)?;
+            }
+            node.kernel.install(&[(key_id, suite)], [HERE, THERE], [0x52; 32])?;
+            for k in 0..20 {
+                node.refuses(program, &whole.frame(k)?, DropReason::BadIcv)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Addresses, the whole option, ports.
+fn covered_bytes() -> impl Iterator<Item = usize> {
+    use sigil_tests::packet::OPTIONS;
+    (OPTIONS - 8..OPTIONS + 40).chain(OPTIONS + 40..OPTIONS + 44)
+}
+
 /// At TC a super-frame may arrive whole, and takes all its numbers. That it then cannot lose its
 /// option is the harness's doing: a run of a single program knows no kind of super-frame.
 #[test]

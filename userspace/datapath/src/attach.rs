@@ -14,6 +14,7 @@ use aya::programs::{
 use sigil_common::abi::name;
 
 use crate::error::{Error, errno};
+use crate::gro;
 use crate::load::{Datapath, Origin, build, links};
 use crate::net::{Interface, Netlink};
 use crate::options::{Mode, Options};
@@ -126,6 +127,12 @@ impl Datapath {
                 if let Some(segments) = reserved.gso_max_segs {
                     netlink.set_gso_max_segs(interface.index, segments)?;
                 }
+                if reserved.gro == Some(false) {
+                    gro::set(&name, false).map_err(|source| Error::Netlink {
+                        action: format!("turn off GRO of {name}"),
+                        source,
+                    })?;
+                }
             }
             state.set_reserved(&name, None)?;
         }
@@ -164,7 +171,23 @@ impl Datapath {
         if verified {
             self.attach_tc(interface, name::TC_HANDOVER, TcAttachType::Ingress)?;
         }
+        self.merge_received(interface)?;
         unpin(&self.pin_of(name::TC_VERIFY, interface))
+    }
+
+    /// Has packets of one flow and label merged between XDP and the stack: virtual links do not by
+    /// themselves, and then carry less than half as much. Done once, so that an operator may undo it.
+    fn merge_received(&mut self, interface: &str) -> Result<(), Error> {
+        let mut reserved = self.state.reserved(interface);
+        if reserved.gro.is_some() {
+            return Ok(());
+        }
+        let failed =
+            |source| Error::Netlink { action: format!("turn on GRO of {interface}"), source };
+        let before = gro::is_on(interface).map_err(failed)?;
+        reserved.gro = Some(before);
+        self.state.set_reserved(interface, Some(reserved))?;
+        if before { Ok(()) } else { gro::set(interface, true).map_err(failed) }
     }
 
     fn verify_in_tc(&mut self, interface: &str) -> Result<(), Error> {

@@ -16,7 +16,7 @@ use sigil_common::abi::{
     },
 };
 use sigil_common::label::Label;
-use sigil_policy::NodeRules;
+use sigil_policy::{NodeRules, VerdictEntry};
 
 use crate::error::Error;
 use crate::load::Datapath;
@@ -50,24 +50,21 @@ impl Datapath {
         let number = self.generation()?.number.wrapping_add(1).max(1);
 
         let least = least_protections(rules);
+        let first = first_verdicts(rules);
         let peers = rules.peers.iter().map(|(label, peer)| {
             let node = nodes.get(&label.snid).map_or(NO_NODE, |(index, _)| *index);
             let floor = least.get(&peer.class).copied().unwrap_or(PROTECTION_AUTHENTICATE);
             let floor = if peer.flags & PEER_KERNEL == 0 { floor } else { PROTECTION_AUTHENTICATE };
             let flags = peer.flags | u32::from(floor) << LEAST_SHIFT;
-            (*label, Peer { handle: handle(*label), class: peer.class, flags, node })
+            let (scid, verdict) = first.get(&peer.class).copied().unwrap_or_default();
+            let class = peer.class;
+            (*label, Peer { handle: handle(*label), class, flags, node, scid, verdict })
         });
         self.fill(name::PEERS, bank, peers)?;
-        let verdicts = rules.verdicts.iter().map(|(key, entry)| {
-            let verdict = Verdict {
-                flags: entry.flags,
-                create_line: entry.create_line,
-                receive_line: entry.receive_line,
-                protection: entry.protection,
-                pad: [0; 3],
-            };
-            (VerdictKey { class: key.class, scid: key.scid }, verdict)
-        });
+        let verdicts = rules
+            .verdicts
+            .iter()
+            .map(|(key, entry)| (VerdictKey { class: key.class, scid: key.scid }, verdict(entry)));
         self.fill(name::VERDICTS, bank, verdicts)?;
         let ports = rules.ports.iter().map(|(key, scid)| {
             (PortKey { snid: key.snid, port: key.port, protocol: key.protocol, pad: 0 }, *scid)
@@ -230,6 +227,27 @@ impl Datapath {
         }
         self.handles = handles;
         Ok(())
+    }
+}
+
+/// Of each class, the ScID of this node that goes with its labels' own entry, and what it may.
+fn first_verdicts(rules: &NodeRules) -> BTreeMap<u32, (u32, Verdict)> {
+    let mut first = BTreeMap::new();
+    for (key, entry) in &rules.verdicts {
+        if key.scid != rules.kernel_scid {
+            first.entry(key.class).or_insert((key.scid, verdict(entry)));
+        }
+    }
+    first
+}
+
+fn verdict(entry: &VerdictEntry) -> Verdict {
+    Verdict {
+        flags: entry.flags,
+        create_line: entry.create_line,
+        receive_line: entry.receive_line,
+        protection: entry.protection,
+        pad: [0; 3],
     }
 }
 

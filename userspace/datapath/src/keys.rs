@@ -7,7 +7,7 @@ use sigil_common::abi::{
     key::{EPOCH_SLOTS, Node, RxKey, TxKey},
     name,
 };
-use sigil_common::icv::{self, Header, MacKey, Suite};
+use sigil_common::icv::{self, Header, Icv, MacKey, Suite};
 use sigil_common::replay::{SEQ_LIMIT, SPAN_MAX};
 
 use crate::error::Error;
@@ -16,8 +16,18 @@ use crate::load::Datapath;
 /// Names a key on disk without telling it: its MAC over a message that no packet yields, for its
 /// first byte is not [`sigil_common::icv::DOMAIN`].
 pub(crate) fn fingerprint(suite: Suite, key: &MacKey) -> String {
+    hex::encode(tell(suite, key))
+}
+
+fn tell(suite: Suite, key: &MacKey) -> Icv {
     let message = Header::from_bytes(b"fingerprint of a key in Sigil's state   ");
-    hex::encode(icv::of_message(suite, key, &message, &[]).unwrap_or_default())
+    icv::of_message(suite, key, &message, &[]).unwrap_or_default()
+}
+
+/// What tells a key in [`RxKey::name`].
+fn name_of(suite: Suite, key: &MacKey) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = tell(suite, key);
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// The keys of one epoch.
@@ -141,6 +151,7 @@ impl Datapath {
             suite: epoch.suite as u32,
             key_id: u32::from(epoch.key_id),
             mac,
+            name: name_of(epoch.suite, &mac),
             top: floor,
             floor,
             ..RxKey::default()

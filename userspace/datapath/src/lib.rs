@@ -10,6 +10,7 @@ mod btf;
 mod counter;
 mod error;
 mod event;
+mod gro;
 mod install;
 mod keys;
 mod load;

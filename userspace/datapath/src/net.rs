@@ -34,6 +34,9 @@ const TABLE_LOCAL: u32 = 255;
 pub(crate) struct Reserved {
     /// The device's `gso_max_segs` before.
     pub(crate) gso_max_segs: Option<u32>,
+    /// Whether the device merged received packets before.
+    #[serde(default)]
+    pub(crate) gro: Option<bool>,
     /// Route → its MTU metric before (0: none).
     pub(crate) routes: BTreeMap<String, u32>,
 }
