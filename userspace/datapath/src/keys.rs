@@ -26,8 +26,7 @@ fn tell(suite: Suite, key: &MacKey) -> Icv {
 
 /// What tells a key in [`RxKey::name`].
 fn name_of(suite: Suite, key: &MacKey) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = tell(suite, key);
-    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    tell(suite, key).first_chunk().copied().map_or(0, u64::from_ne_bytes)
 }
 
 /// The keys of one epoch.
