@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// How long the agent may take to load its programs: an emulated machine verifies them slowly.
+const STARTUP: Duration = Duration::from_secs(120);
+
 /// `sigild`'s configuration file.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
@@ -114,7 +117,7 @@ impl Agent {
     }
 
     fn wait_ready(&mut self, socket: &UnixDatagram) -> Result<()> {
-        let deadline = Instant::now() + 3 * PATIENCE;
+        let deadline = Instant::now() + STARTUP;
         let mut message = [0; 4096];
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         while Instant::now() < deadline {
