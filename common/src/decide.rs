@@ -3,6 +3,8 @@
 
 #![expect(clippy::inline_always, reason = "BPF calls cost 10 ns and pass five words at most")]
 
+pub mod process;
+
 use crate::abi::policy::{
     CREATE, CREATE_ALARM, CREATE_DENIED, PEER_KERNEL, PROTECTION_AUTHENTICATE, RECEIVE,
     RECEIVE_ALARM, RECEIVE_DENIED,

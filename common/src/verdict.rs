@@ -22,12 +22,21 @@ pub enum Hook {
     Socket = 4,
     /// TC ingress behind XDP: the label's hand-over to the stack.
     Handover = 5,
+    /// Fork and exec of a process that is in a zone.
+    Process = 6,
 }
 
 impl Hook {
     /// All hooks in the order of their numbers.
-    pub const ALL: [Self; 6] =
-        [Self::Egress, Self::Ingress, Self::Deliver, Self::Loopback, Self::Socket, Self::Handover];
+    pub const ALL: [Self; 7] = [
+        Self::Egress,
+        Self::Ingress,
+        Self::Deliver,
+        Self::Loopback,
+        Self::Socket,
+        Self::Handover,
+        Self::Process,
+    ];
 
     /// The hook's name in events, statistics and metrics.
     #[must_use]
@@ -39,6 +48,7 @@ impl Hook {
             Self::Loopback => "loopback",
             Self::Socket => "socket",
             Self::Handover => "handover",
+            Self::Process => "process",
         }
     }
 }
@@ -145,6 +155,14 @@ drop_reasons! {
     SocketPermission = 34, "socket-permission";
     /// The kernel refused memory for the socket's state.
     NoMemory = 35, "no-memory";
+    /// The PROCESS rules grant this ScID no FORK, or no EXECVE.
+    ProcessPermission = 36, "process-permission";
+    /// No TRANSITION rule leads from this ScID into a program with that of its file.
+    NoTransition = 37, "no-transition";
+    /// The program's file has no trusted signature, and the policy refuses such programs.
+    Unsigned = 38, "unsigned";
+    /// The process has another ScID than the socket that it uses.
+    SocketLabel = 39, "socket-label";
 }
 
 /// Slots 0 and 1 of a row of counters: packets seen, packets accepted.

@@ -25,6 +25,7 @@ use sigil_common::{
 
 use crate::{
     maps::{CONVERSATIONS, SOCKETS},
+    owner,
     packet::{Source, ports},
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Refused, Rules},
@@ -79,6 +80,9 @@ fn judge(
     state: Option<&mut SocketState>,
 ) -> Result<(), Refused> {
     let rules = Rules::now()?;
+    if let Some(state) = state.as_deref() {
+        owner::usable(state)?;
+    }
     let (guarded, mark) = mark_of(ctx, &rules);
     let word = u64::from(mark) << 32 | u64::from(rules.number());
     // A packet from outside the guarded interfaces, for a socket with no ScID of its own: one that

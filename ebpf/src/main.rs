@@ -9,10 +9,12 @@
 
 mod atomic;
 mod deliver;
+mod exec;
 mod loopback;
 mod mac;
 mod maps;
 mod own;
+mod owner;
 mod packet;
 mod probe;
 mod recent;

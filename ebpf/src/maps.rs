@@ -3,7 +3,8 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock,
+        BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type,
+        bpf_sock,
     },
     btf_maps::{
         Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
@@ -14,8 +15,10 @@ use aya_ebpf::{
 use sigil_common::{
     abi::{
         Config, Generation,
-        event::{DropEvent, FlowKey, Seen, event_slot},
+        binary::BinaryKey,
+        event::{Doom, DropEvent, FlowKey, Seen, event_slot},
         key::{EPOCH_SLOTS, Node, RxKey, TxKey},
+        process::{Binary, Chain, ProcessRule, Task, TransitionKey},
         rule::{NodeRef, Peer, PerimeterLabel, PortKey, SocketRule, Verdict, VerdictKey},
         socket::{ClosingKey, Conversation, ConversationKey, FragmentKey, SocketState},
     },
@@ -28,6 +31,7 @@ use crate::atomic;
 const BANKS: usize = 2;
 const NODES_DEFAULT: usize = 64;
 const GROWS: usize = BPF_F_NO_PREALLOC as usize;
+const MAPPABLE: usize = BPF_F_MMAPABLE as usize;
 
 /// A rule map: one inner hash a bank, made by the loader at the size of the policy.
 type Banked<K, V> = ArrayOfMaps<HashMap<K, V, 1, GROWS>, BANKS>;
@@ -47,6 +51,10 @@ pub(crate) static ADDRESSES: Banked<u32, NodeRef> = ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static SOCKET_RULES: Banked<u32, SocketRule> = ArrayOfMaps::new();
 #[btf_map]
+pub(crate) static PROCESS_RULES: Banked<u32, ProcessRule> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static TRANSITIONS: Banked<TransitionKey, u32> = ArrayOfMaps::new();
+#[btf_map]
 pub(crate) static PERIMETER: ArrayOfMaps<LpmTrie<[u8; 4], PerimeterLabel, 1>, BANKS> =
     ArrayOfMaps::new();
 #[btf_map]
@@ -59,9 +67,19 @@ pub(crate) static TX_KEYS: Array<TxKey, { NODES_DEFAULT * EPOCH_SLOTS as usize }
 #[btf_map]
 pub(crate) static RX_KEYS: Array<RxKey, { NODES_DEFAULT * EPOCH_SLOTS as usize }> = Array::new();
 
-/// tgid → ScID. Every fork writes its child's entry, so none is ever stale.
+/// tgid → label. Every fork writes its child's entry, so none is ever stale. The agent maps it, to
+/// change entries of processes that run only if nobody else has.
 #[btf_map]
-pub(crate) static TASKS: Array<u32, 32768> = Array::new();
+pub(crate) static TASKS: Array<Task, 32768, MAPPABLE> = Array::new();
+#[btf_map]
+pub(crate) static BINARIES: HashMap<BinaryKey, Binary, 65536, GROWS> = HashMap::new();
+/// Thread id → what it is about to execute by way of an interpreter.
+#[btf_map]
+pub(crate) static CHAINS: LruHashMap<u32, Chain, 4096> = LruHashMap::new();
+#[btf_map]
+pub(crate) static GATE: Array<u32, 1> = Array::new();
+#[btf_map]
+pub(crate) static DOOMED: RingBuf<Doom, 65536> = RingBuf::new();
 #[btf_map]
 pub(crate) static SOCKETS: SocketStorage = SocketStorage::new();
 #[btf_map]

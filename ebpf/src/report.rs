@@ -17,6 +17,7 @@ use crate::{
     maps::{self, EVENT_STATS, EVENTS, SEEN},
     packet::{ETH_LEN, Source, ports},
     rules::{Refused, Rules},
+    task,
 };
 
 /// What becomes of a refused packet.
@@ -86,6 +87,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// The process that runs this, or one that it is making.
+    #[inline(always)]
+    pub(crate) fn current(pid: u32) -> Self {
+        Self { pid, comm: task::current_comm() }
+    }
+
     #[inline(always)]
     pub(crate) fn of(state: Option<&SocketState>) -> Self {
         state.map_or_else(Self::default, |s| Self { pid: s.pid, comm: s.comm })

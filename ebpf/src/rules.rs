@@ -4,6 +4,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use sigil_common::{
     abi::{
         Config, Generation, config_flag,
+        process::{ProcessRule, TransitionKey},
         rule::{NO_NODE, NodeRef, Peer, PortKey, SocketRule, Verdict, VerdictKey},
     },
     decide::{self, Refusal, Sending},
@@ -12,7 +13,8 @@ use sigil_common::{
 };
 
 use crate::maps::{
-    ADDRESSES, CONFIG, GENERATIONS, HANDLES, PEERS, PERIMETER, PORTS, SOCKET_RULES, VERDICTS,
+    ADDRESSES, CONFIG, GENERATIONS, HANDLES, PEERS, PERIMETER, PORTS, PROCESS_RULES, SOCKET_RULES,
+    TRANSITIONS, VERDICTS,
 };
 
 /// The node's settings and the generation of rules in force.
@@ -113,6 +115,21 @@ impl Rules {
     pub(crate) fn socket(&self, scid: u32) -> Option<&'static SocketRule> {
         // SAFETY: as above.
         unsafe { SOCKET_RULES.get(self.bank)?.get(scid) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn process(&self, scid: u32) -> Option<&'static ProcessRule> {
+        // SAFETY: as above.
+        unsafe { PROCESS_RULES.get(self.bank)?.get(scid) }
+    }
+
+    /// Where an exec leads to: whether the policy says so, and the ScID.
+    #[inline(always)]
+    pub(crate) fn transition(&self, parent: u32, binary: u32) -> (bool, u32) {
+        let key = TransitionKey { parent, binary };
+        // SAFETY: as above.
+        let found = TRANSITIONS.get(self.bank).and_then(|map| unsafe { map.get(key) });
+        (found.is_some(), found.copied().unwrap_or(0))
     }
 
     /// The label behind a handle; none for a handle that was never given out.

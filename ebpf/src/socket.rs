@@ -10,7 +10,7 @@ use sigil_common::{
     abi::{
         policy::socket::{BIND, CONNECT, CREATE},
         rule::NO_NODE,
-        socket::SocketState,
+        socket::{SocketState, socket_flag},
     },
     decide::{self, Refusal},
     label::Label,
@@ -19,6 +19,7 @@ use sigil_common::{
 
 use crate::{
     maps::SOCKETS,
+    owner,
     report::{self, Fate, Flow, Process},
     rules::{Refused, Rules},
     stamp::{egress_word, read, write},
@@ -171,6 +172,7 @@ fn hook(ctx: &SockAddrContext, asked: Asked, call: Call) -> i32 {
     let process = Process::of(Some(state));
     let given = state.scid;
     let outcome = match Rules::now() {
+        _ if !owner::is_own(state) => Err(DropReason::SocketLabel.into()),
         Ok(rules) => judge(&rules, state, given, asked, call),
         Err(_) if given == 0 => Ok(()),
         Err(reason) => Err(reason.into()),
@@ -216,7 +218,7 @@ fn connect(
     asked: Asked,
 ) -> Result<(), Refusal> {
     state.peer = 0;
-    state.flags = 0;
+    state.flags &= socket_flag::FOREIGN;
     write(&mut state.ingress, 0);
     write(&mut state.egress, 0);
     if given != 0 {

@@ -19,6 +19,7 @@ use sigil_common::{
 
 use crate::{
     maps::{CLOSING, SOCKETS},
+    owner,
     packet::ports,
     rules::Rules,
 };
@@ -41,7 +42,7 @@ pub(crate) enum Kind {
     Kernel,
     /// A socket older than enforcement, or one the kernel opened for its own services.
     Unknown,
-    /// An `AF_PACKET` socket.
+    /// An `AF_PACKET` socket, or one that nobody may use any more.
     Packet,
     /// Nobody here: the packet came in on another interface.
     Forwarded,
@@ -85,6 +86,9 @@ impl Sender {
             return Self::without_socket(ctx, rules, ip, transport);
         }
         if let Some(state) = SOCKETS.of(full) {
+            if owner::usable(state).is_err() {
+                return Self::nobody(Kind::Packet, 0);
+            }
             let scid = rules.scid_or_default(state.scid);
             return Self { kind: Kind::Socket, scid, state, sk: full };
         }

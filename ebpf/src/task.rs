@@ -1,23 +1,78 @@
-//! Children have their parent's ScID, before they run their first instruction.
+//! Who runs: the labels of processes, and fork and exit. See `exec` for how they change.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, generated::bpf_get_current_comm},
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_probe_read_kernel,
+        generated::{
+            bpf_get_current_comm, bpf_ktime_get_boot_ns, bpf_ringbuf_output, bpf_send_signal,
+        },
+    },
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
+use sigil_common::{
+    abi::{
+        event::Doom,
+        generation_flag,
+        process::{Offsets, Task},
+        socket::Comm,
+    },
+    decide::{self, Refusal},
+    label::Label,
+    verdict::{DropReason, Hook},
+};
 
-use sigil_common::abi::socket::Comm;
+use crate::{
+    maps::{DOOMED, GATE, TASKS},
+    report::{self, Fate, Flow, Process},
+    rules::{Between as _, Refused, Rules},
+};
 
-use crate::maps::TASKS;
+const SIGKILL: u32 = 9;
 
-/// `offsetof(struct task_struct, tgid)`, set by the loader from the running kernel's BTF.
+/// Set by the loader from the running kernel's BTF.
 #[unsafe(no_mangle)]
-static OFFSET_TGID: u32 = 0;
+static OFFSETS: Offsets = Offsets {
+    tgid: 0,
+    pid: 0,
+    binprm_file: 0,
+    binprm_filename: 0,
+    binprm_interp: 0,
+    binprm_fdpath: 0,
+    file_inode: 0,
+    inode_ino: 0,
+    inode_sb: 0,
+    inode_ctime: 0,
+    inode_ctime_nsec: 0,
+    sb_dev: 0,
+};
 
-/// The current process's ScID, 0 for none. `None` if its id lies outside the table.
+/// Where the running kernel keeps what the programs read.
+#[inline(always)]
+pub(crate) fn offsets() -> Offsets {
+    // SAFETY: a global that the loader patches before the programs are verified.
+    unsafe { core::ptr::read_volatile(&raw const OFFSETS) }
+}
+
+/// A member of a kernel struct.
+#[inline(always)]
+pub(crate) fn member<T>(structure: *const u8, offset: u32) -> Result<T, i32> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(structure.wrapping_add(offset as usize).cast::<T>()) }
+}
+
+/// The current process's word; one that may do nothing where its id lies outside the table.
+#[inline(always)]
+pub(crate) fn current() -> Task {
+    TASKS.get(current_tgid()).copied().unwrap_or(Task::doomed(0))
+}
+
+/// The current process's ScID, 0 for none. `None` if its id lies outside the table, or if it may do
+/// nothing any more.
 #[inline(always)]
 pub(crate) fn current_scid() -> Option<u32> {
-    TASKS.get(current_tgid()).copied()
+    let task = current();
+    if task.is_doomed() { None } else { Some(task.scid()) }
 }
 
 #[inline(always)]
@@ -34,22 +89,108 @@ pub(crate) fn current_comm() -> Comm {
     comm
 }
 
-/// `sched_process_fork(parent, child)`: runs between the child's making and its waking, for threads
-/// and kernel threads alike. It always writes, so that a reused id never keeps an old ScID.
+/// Writes a process's word.
+#[inline(always)]
+pub(crate) fn set(tgid: u32, task: Task) {
+    if let Some(entry) = TASKS.get_ptr_mut(tgid) {
+        // SAFETY: an aligned word of the map.
+        unsafe { entry.write_volatile(task) };
+    }
+}
+
+/// Ends the current process before it runs another instruction of its own.
+#[inline(always)]
+pub(crate) fn kill_current() {
+    // SAFETY: no pointer is passed.
+    unsafe { bpf_send_signal(SIGKILL) };
+}
+
+/// `sched_process_fork(parent, child)`: runs between the child's making and its waking, for kernel
+/// threads too. It always writes, so that a reused id never keeps an old ScID. A fork cannot be
+/// refused here: a child that must not be is born without any right and reported to the agent, which
+/// kills it.
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn task_fork(ctx: BtfTracePointContext) -> i32 {
     let child: *const u8 = ctx.arg(1);
-    // SAFETY: a global that the loader patches before the program is verified.
-    let offset = unsafe { core::ptr::read_volatile(&raw const OFFSET_TGID) } as usize;
-    // SAFETY: the helper checks the address.
-    let Ok(tgid) = (unsafe { bpf_probe_read_kernel(child.wrapping_add(offset).cast::<u32>()) })
-    else {
+    let Ok(tgid) = member::<u32>(child, offsets().tgid) else { return 0 };
+    // A thread shares its process's word.
+    if tgid == current_tgid() {
         return 0;
+    }
+    let parent = current();
+    let mut born = parent;
+    if parent.is_doomed() {
+        kill_current();
+    } else if parent.scid() != 0 && !may_fork(parent.scid(), tgid) {
+        born = Task::doomed(parent.scid());
+    }
+    set(tgid, born);
+    if born.is_doomed() {
+        doom(tgid);
+    }
+    0
+}
+
+#[inline(always)]
+fn may_fork(scid: u32, child: u32) -> bool {
+    report::seen(Hook::Process);
+    let mut own = Label { snid: 0, scid };
+    let outcome = match Rules::now() {
+        Ok(rules) => {
+            own = rules.own(scid);
+            let governed = rules.generation.flags & generation_flag::PROCESSES != 0;
+            decide::process::fork(scid, governed, rules.process(scid))
+        }
+        Err(reason) => Err(reason.into()),
     };
-    let scid = current_scid().unwrap_or(0);
-    if let Some(entry) = TASKS.get_ptr_mut(tgid) {
+    let process = Process::current(child);
+    match outcome {
+        Ok(line) => {
+            alarm(line, own, own, &process);
+            report::accepted(Hook::Process);
+            true
+        }
+        Err(refusal) => refuse(refusal, own, own, &process) == Fate::Pass,
+    }
+}
+
+/// Counts and reports a refused fork or exec.
+#[inline(always)]
+pub(crate) fn refuse(refusal: Refusal, source: Label, target: Label, process: &Process) -> Fate {
+    let refused = refusal.between(source, target);
+    report::refuse(Hook::Process, &refused, &Flow::default(), process)
+}
+
+/// Reports the use of a rule that asks for an alarm, if `line` is one.
+#[inline(always)]
+pub(crate) fn alarm(line: u32, source: Label, target: Label, process: &Process) {
+    if line != 0 {
+        let used = Refused { reason: DropReason::Denied, line, source, target };
+        report::alarm(Hook::Process, &used, &Flow::default(), process);
+    }
+}
+
+/// Asks the agent to kill a process. Should the ring be full, it stays without any right.
+#[inline(always)]
+fn doom(tgid: u32) {
+    let ring = core::ptr::from_ref(&DOOMED).cast_mut().cast();
+    // SAFETY: no side effect.
+    let mut doom = Doom { time_ns: unsafe { bpf_ktime_get_boot_ns() }, pid: tgid, pad: 0 };
+    // SAFETY: the helper copies the entry.
+    unsafe { bpf_ringbuf_output(ring, (&raw mut doom).cast(), size_of::<Doom>() as u64, 0) };
+}
+
+/// `sched_process_exit(task)`, of every thread: with the thread that answers execs the gate is open.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn task_exit(_ctx: BtfTracePointContext) -> i32 {
+    let thread = bpf_get_current_pid_tgid() as u32;
+    if let Some(gate) = GATE.get_ptr_mut(0) {
         // SAFETY: an aligned word of the map.
-        unsafe { entry.write_volatile(scid) };
+        unsafe {
+            if gate.read_volatile() == thread && thread != 0 {
+                gate.write_volatile(0);
+            }
+        }
     }
     0
 }

@@ -50,6 +50,19 @@ pub struct DropEvent {
 }
 const _: () = assert!(size_of::<DropEvent>() == 80);
 
+/// One entry of the `DOOMED` ring: a process that must be killed.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Doom {
+    /// `CLOCK_BOOTTIME`, nanoseconds, when this was decided; the process had started then.
+    pub time_ns: u64,
+    /// Its id.
+    pub pid: u32,
+    /// Explicit padding.
+    pub pad: u32,
+}
+const _: () = assert!(size_of::<Doom>() == 16);
+
 /// The key of `SEEN`: what counts as one flow when reports are limited. Ports are left out on
 /// purpose, so that a scan is one flow.
 #[derive(Clone, Copy, Debug, Default)]

@@ -8,11 +8,12 @@ pub mod event;
 pub mod key;
 pub mod name;
 pub mod policy;
+pub mod process;
 pub mod rule;
 pub mod socket;
 
 /// Generation of this layout; the agent refuses to adopt pinned maps of another one.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Flags of [`Config::flags`].
 pub mod config_flag {
@@ -24,6 +25,8 @@ pub mod config_flag {
 pub mod generation_flag {
     /// Some zone of this node has its payload covered.
     pub const INTEGRITY: u32 = 1;
+    /// The document has PROCESS rules: a zone's processes fork and execute what those grant.
+    pub const PROCESSES: u32 = 2;
 }
 
 /// `EtherType`s that pass a cluster NIC beside IPv4 and ARP.
@@ -78,7 +81,7 @@ const _: () = assert!(size_of::<Generation>() == 24);
 #[cfg(feature = "user")]
 mod pod {
     #![expect(unsafe_code, reason = "Pod is how aya copies these types to and from the kernel")]
-    use super::{Config, Generation, binary, event, key, rule, socket};
+    use super::{Config, Generation, binary, event, key, process, rule, socket};
     use crate::label::Label;
 
     macro_rules! pod {
@@ -101,6 +104,12 @@ mod pod {
         key::TxKey,
         key::RxKey,
         key::Node,
+        process::Binary,
+        process::Chain,
+        process::Offsets,
+        process::ProcessRule,
+        process::Task,
+        process::TransitionKey,
         rule::Peer,
         rule::VerdictKey,
         rule::Verdict,

@@ -30,11 +30,46 @@ pub const SOCK_SENDMSG4: &str = "sock_sendmsg4";
 pub const SOCK_SENDMSG6: &str = "sock_sendmsg6";
 /// `tp_btf/sched_process_fork`.
 pub const TASK_FORK: &str = "task_fork";
-/// The tracepoint of [`TASK_FORK`].
-pub const TASK_FORK_POINT: &str = "sched_process_fork";
 
-/// Global that the loader patches: `offsetof(struct task_struct, tgid)` of the running kernel.
-pub const OFFSET_TGID: &str = "OFFSET_TGID";
+/// `tp_btf/sched_process_exec`
+pub const TASK_EXEC: &str = "task_exec";
+/// `tp_btf/sched_process_exit`
+pub const TASK_EXIT: &str = "task_exit";
+/// `tp_btf/tcp_sendmsg_locked`, from Linux 6.16 on
+pub const SOCK_TCP_SEND: &str = "sock_tcp_send";
+/// `tp_btf/sock_send_length`, from Linux 6.3 on
+pub const SOCK_SENT: &str = "sock_sent";
+/// `tp_btf/sock_recv_length`, from Linux 6.3 on
+pub const SOCK_RECEIVED: &str = "sock_received";
+
+/// A program of a tracepoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Tracepoint {
+    /// The program.
+    pub program: &'static str,
+    /// The tracepoint.
+    pub point: &'static str,
+    /// Kernels without the tracepoint do without the program.
+    pub optional: bool,
+}
+
+/// The programs that follow processes, in the order in which they are attached: once children are
+/// labelled, all else is.
+pub const TRACEPOINTS: [Tracepoint; 6] = [
+    tracepoint(TASK_EXIT, "sched_process_exit", false),
+    tracepoint(TASK_EXEC, "sched_process_exec", false),
+    tracepoint(TASK_FORK, "sched_process_fork", false),
+    tracepoint(SOCK_TCP_SEND, "tcp_sendmsg_locked", true),
+    tracepoint(SOCK_SENT, "sock_send_length", true),
+    tracepoint(SOCK_RECEIVED, "sock_recv_length", true),
+];
+
+const fn tracepoint(program: &'static str, point: &'static str, optional: bool) -> Tracepoint {
+    Tracepoint { program, point, optional }
+}
+
+/// Global that the loader patches: [`super::process::Offsets`] of the running kernel.
+pub const OFFSETS: &str = "OFFSETS";
 
 /// [`super::Config`], one entry.
 pub const CONFIG: &str = "CONFIG";
@@ -60,8 +95,20 @@ pub const NODES: &str = "NODES";
 pub const TX_KEYS: &str = "TX_KEYS";
 /// Node index × epoch slot → [`super::key::RxKey`].
 pub const RX_KEYS: &str = "RX_KEYS";
-/// tgid → ScID.
+/// tgid → [`super::process::Task`].
 pub const TASKS: &str = "TASKS";
+/// Bank → hash of ScID → [`super::process::ProcessRule`].
+pub const PROCESS_RULES: &str = "PROCESS_RULES";
+/// Bank → hash of [`super::process::TransitionKey`] → ScID.
+pub const TRANSITIONS: &str = "TRANSITIONS";
+/// [`super::binary::BinaryKey`] → [`super::process::Binary`].
+pub const BINARIES: &str = "BINARIES";
+/// Thread id → [`super::process::Chain`].
+pub const CHAINS: &str = "CHAINS";
+/// Thread id of the agent's exec gate, one entry; 0 while there is none.
+pub const GATE: &str = "GATE";
+/// [`super::event::Doom`] ring.
+pub const DOOMED: &str = "DOOMED";
 /// Socket storage, [`super::socket::SocketState`].
 pub const SOCKETS: &str = "SOCKETS";
 /// Conversations that unconnected datagram sockets opened.

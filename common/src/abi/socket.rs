@@ -24,6 +24,8 @@ impl Comm {
 pub mod socket_flag {
     /// This side opened the conversation, and a rule allowed it to.
     pub const OPENED: u32 = 1;
+    /// A process with another ScID used it: it carries nothing any more.
+    pub const FOREIGN: u32 = 2;
 }
 
 /// Socket storage. Listeners hand a copy to the sockets they accept.
@@ -33,7 +35,7 @@ pub mod socket_flag {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct SocketState {
-    /// ScID of the process that made the socket, 0 for none.
+    /// ScID of the process that made the socket, and of all that may use it; 0 for none.
     pub scid: u32,
     /// Its process id (tgid).
     pub pid: u32,

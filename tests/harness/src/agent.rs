@@ -40,6 +40,9 @@ pub struct Config {
     /// The label's domain of interpretation, eight hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doi: Option<String>,
+    /// Directories whose file systems' programs are judged before they run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub guard_exec: Vec<PathBuf>,
     /// Sizes of the kernel's maps.
     pub limits: Limits,
     /// Who may run commands in which zones.
@@ -83,6 +86,7 @@ impl Config {
             state: node.directory().join("state"),
             observe: false,
             doi: None,
+            guard_exec: Vec::new(),
             limits: Limits::default(),
             run: Vec::new(),
         }

@@ -15,6 +15,7 @@ pub mod middlebox;
 mod netns;
 pub mod packet;
 mod process;
+mod programs;
 pub mod report;
 pub mod traffic;
 
@@ -25,6 +26,7 @@ pub use lab::{Lab, Node};
 pub use middlebox::{Middlebox, Tampering};
 pub use netns::Netns;
 pub use process::{Output, Process, binary};
+pub use programs::Programs;
 pub use report::{Event, Stats, Watch};
 
 use anyhow::{Result, bail};

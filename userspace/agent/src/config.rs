@@ -37,6 +37,9 @@ pub(crate) struct Config {
     doi: Doi,
     #[serde(default, deserialize_with = "pass_ethertypes")]
     pass_ethertypes: Vec<u16>,
+    /// Directories whose file systems' programs are judged before they run.
+    #[serde(default)]
+    pub(crate) guard_exec: Vec<PathBuf>,
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
@@ -88,7 +91,9 @@ impl Config {
     fn parse(text: &str, base: &Path) -> Result<Self> {
         let mut config: Self = toml::from_str(text)?;
         let own = [&mut config.policy, &mut config.bpffs, &mut config.socket, &mut config.state];
-        for path in own.into_iter().chain(&mut config.keys).chain(&mut config.cgroup) {
+        let optional =
+            config.keys.iter_mut().chain(&mut config.cgroup).chain(&mut config.guard_exec);
+        for path in own.into_iter().chain(optional) {
             *path = base.join(&*path);
         }
         Ok(config)

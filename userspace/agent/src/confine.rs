@@ -33,7 +33,7 @@ pub(crate) fn hide_memory() {
 }
 
 /// What is left after the programs are attached.
-const KEPT: [Capability; 5] = [
+const KEPT: [Capability; 7] = [
     // New generations of rules, and reading the maps.
     Capability::CAP_BPF,
     Capability::CAP_PERFMON,
@@ -41,6 +41,10 @@ const KEPT: [Capability; 5] = [
     Capability::CAP_NET_ADMIN,
     // A reload reads files that belong to others.
     Capability::CAP_DAC_READ_SEARCH,
+    // A child that no rule allows is killed.
+    Capability::CAP_KILL,
+    // A file is held as it is while it is judged.
+    Capability::CAP_LEASE,
     // Memory that is allocated later is locked as well, and the limit is low for others.
     Capability::CAP_IPC_LOCK,
 ];

@@ -8,6 +8,7 @@ mod authorise;
 mod config;
 mod confine;
 mod feed;
+mod gate;
 mod keys;
 mod lock;
 mod names;
@@ -15,6 +16,7 @@ mod node;
 mod notify;
 mod peer;
 mod policy;
+mod process;
 mod report;
 mod seats;
 mod serve;
@@ -84,10 +86,10 @@ fn run(cli: &Cli) -> Result<()> {
     confine::hide_memory();
     let listener = serve::bind(&config)?;
     let config = Arc::new(config);
-    let (node, events) = Node::start(Arc::clone(&config), &options)?;
+    let (node, events, processes) = Node::start(Arc::clone(&config), &options)?;
     // Capabilities belong to threads: those of the runtime start after this and inherit.
     confine::drop_privileges()?;
-    serve::run(config, node, events, listener, &Notify::from_env())
+    serve::run(config, node, events, processes, listener, &Notify::from_env())
 }
 
 fn log_to_stderr() {

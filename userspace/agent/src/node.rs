@@ -6,29 +6,42 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use sigil_common::abi::policy::PROTECTION_AUTHENTICATE;
+use sigil_common::abi::process::Task;
 use sigil_control::{Attached, Failure, FailureKind, HeldKeys, Labelled, Loaded, Stats, Status};
-use sigil_datapath::{Datapath, EpochKeys, Error, Events, Options, Origin};
+use sigil_datapath::{Datapath, Doomed, EpochKeys, Error, Events, Options, Origin, Tasks};
 use sigil_policy::NodeRules;
 use tokio::sync::watch;
 
 use crate::authorise::{Client, Denied, Permit, authorise};
 use crate::config::Config;
+use crate::gate::{ExecRules, Gate};
 use crate::keys::Keys;
 use crate::names::Names;
 use crate::peer::{Living, Peer};
 use crate::policy::{Document, InForce, Kept, admit, newest};
+use crate::process::adopt;
 use crate::report;
-use crate::zone::{Tasks, enter};
+use crate::zone::enter;
 
 /// All that a node's agent holds. One request at a time changes it.
 #[derive(Debug)]
 pub(crate) struct Node {
     config: Arc<Config>,
     datapath: Datapath,
+    tasks: Arc<Tasks>,
     kept: Kept,
     status: Status,
     names: watch::Sender<Arc<Names>>,
+    exec_rules: watch::Sender<Arc<ExecRules>>,
     started: Instant,
+}
+
+/// What goes on threads of its own once the agent has given up its privileges.
+#[derive(Debug)]
+pub(crate) struct Processes {
+    pub(crate) gate: Gate,
+    pub(crate) doomed: Doomed,
+    pub(crate) tasks: Arc<Tasks>,
 }
 
 /// `sigild --check`.
@@ -56,7 +69,10 @@ pub(crate) fn check(config: &Config) -> Result<()> {
 impl Node {
     /// Brings the node up: keys, rules, then the programs. What can be refused is refused before
     /// the kernel is touched.
-    pub(crate) fn start(config: Arc<Config>, options: &Options) -> Result<(Self, Events)> {
+    pub(crate) fn start(
+        config: Arc<Config>,
+        options: &Options,
+    ) -> Result<(Self, Events, Processes)> {
         let snid = config.snid.get();
         let keys = read_keys(&config)?;
         let kept = Kept::read(&config.state);
@@ -83,6 +99,7 @@ impl Node {
         let kept = Kept::new(&document, admitted.rules.serial);
         let attached = datapath.attach()?;
         let events = datapath.events()?;
+        let tasks = Arc::new(datapath.tasks()?);
         let status = Status {
             snid,
             enforcing: !config.observe,
@@ -92,9 +109,40 @@ impl Node {
             ..Status::default()
         };
         let (names, _) = watch::channel(Arc::new(Names::default()));
-        let mut node = Self { config, datapath, kept, status, names, started: Instant::now() };
+        let (exec_rules, gate_rules) = watch::channel(Arc::new(ExecRules::default()));
+        let mut node = Self {
+            config,
+            datapath,
+            tasks,
+            kept,
+            status,
+            names,
+            exec_rules,
+            started: Instant::now(),
+        };
         node.in_force(&admitted.rules, generation);
-        Ok((node, events))
+        let processes = node.govern(gate_rules)?;
+        Ok((node, events, processes))
+    }
+
+    /// Labels what runs already, then guards execs: the programs that follow processes are attached.
+    fn govern(&mut self, rules: watch::Receiver<Arc<ExecRules>>) -> Result<Processes> {
+        let needs_files = rules.borrow().needs_files();
+        let (execs, doomed) = (self.datapath.execs()?, self.datapath.doomed()?);
+        let mut gate = Gate::new(execs, Arc::clone(&self.tasks), rules);
+        let labelled = adopt(&self.tasks, |program| gate.scid_of_running(program));
+        tracing::info!(labelled, "processes that ran already have their labels");
+        let guarded = &self.config.guard_exec;
+        if !guarded.is_empty() {
+            gate.guard(guarded)?;
+        } else if needs_files {
+            tracing::warn!(
+                "the policy has TRANSITION rules and `guard_exec` is empty: every program counts as unsigned"
+            );
+        }
+        self.status.backend = "fanotify".to_owned();
+        self.status.guarded = guarded.iter().map(|path| path.display().to_string()).collect();
+        Ok(Processes { gate, doomed, tasks: Arc::clone(&self.tasks) })
     }
 
     /// Takes note of the rules that are in force now.
@@ -111,6 +159,7 @@ impl Node {
         self.status.verdicts = rules.verdicts.len();
         self.status.policy = self.kept.document().name;
         self.names.send_replace(Arc::new(names));
+        self.exec_rules.send_replace(Arc::new(ExecRules::of(rules)));
         tracing::info!(
             cluster = self.status.cluster,
             serial = rules.serial,
@@ -126,30 +175,33 @@ impl Node {
         self.names.subscribe()
     }
 
-    /// May this client have its request? See [`authorise`].
+    /// May this client have its request, and what was it when it was asked? See [`authorise`].
     pub(crate) fn authorise(
         &self,
         peer: &Peer,
         request: &sigil_control::Request,
-    ) -> Result<Permit, Failure> {
+    ) -> Result<(Permit, Task), Failure> {
         // The order matters: alive after the table was read, so the entry read was its own.
-        let scid = self.datapath.scid(peer.pid).map_err(|error| refused(&error))?;
-        let client = Client { uid: peer.uid, scid, alive: peer.is_alive() };
+        let task = self.tasks.of(peer.pid);
+        let alive = !task.is_doomed() && peer.is_alive();
+        let client = Client { uid: peer.uid, scid: task.scid(), alive };
         authorise(client, request, &self.names.borrow(), &self.config.run)
+            .map(|permit| (permit, task))
             .map_err(|denied| refused(&denied))
     }
 
     /// Puts a client into a zone that it is permitted.
     pub(crate) fn enter(
-        &mut self,
+        &self,
         peer: &Peer,
+        was: Task,
         scid: u32,
         zone: String,
     ) -> Result<Labelled, Failure> {
-        match enter(&mut self.datapath, peer.pid, peer, scid) {
-            Ok(true) => Ok(Labelled { scid, zone }),
-            Ok(false) => Err(refused(&Denied::Gone)),
-            Err(error) => Err(failed(error)),
+        if enter(&*self.tasks, peer.pid, peer, was, scid) {
+            Ok(Labelled { scid, zone })
+        } else {
+            Err(refused(&Denied::Gone))
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use sigil_control::{
     Failure, FailureKind, Lines, MAX_REPLY, MAX_REQUEST, MAX_SMALL_REQUEST, Reply, Request, decode,
     encode,
@@ -16,16 +16,17 @@ use sigil_datapath::{Events, LinkWatch};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::authorise::Permit;
 use crate::config::Config;
 use crate::feed::{self, Line};
-use crate::node::Node;
+use crate::node::{Node, Processes};
 use crate::notify::Notify;
 use crate::peer::Peer;
 use crate::policy::Document;
+use crate::process;
 use crate::seats::{Guest, Seats};
 
 /// A request must be here by then, a reply gone.
@@ -65,12 +66,13 @@ pub(crate) fn run(
     config: Arc<Config>,
     node: Node,
     events: Events,
+    processes: Processes,
     listener: net::UnixListener,
     notify: &Notify,
 ) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let served = runtime.block_on(serve(config, node, events, listener, notify));
+    let served = runtime.block_on(serve(config, node, events, processes, listener, notify));
     notify.send("STOPPING=1");
     // A reload that is under way gets its time; a watcher does not.
     runtime.shutdown_timeout(PATIENCE);
@@ -81,9 +83,12 @@ async fn serve(
     config: Arc<Config>,
     node: Node,
     events: Events,
+    processes: Processes,
     listener: net::UnixListener,
     notify: &Notify,
 ) -> Result<()> {
+    let mut reaper = process::reap(processes.doomed, processes.tasks)?;
+    let mut gate = processes.gate.start()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -105,6 +110,10 @@ async fn serve(
             _ = interrupt.recv() => break,
             error = &mut feed => {
                 return Err(error?.context("events are no longer read: start the agent again"));
+            }
+            error = &mut reaper => return Err(error?),
+            error = failed(&mut gate) => {
+                return Err(error?.context("execs are no longer judged: start the agent again"));
             }
             _ = hangup.recv() => {
                 notify.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_usec()));
@@ -148,6 +157,14 @@ fn watch_links() -> Result<mpsc::Receiver<()>> {
         .spawn(watch)
         .context("cannot start a thread")?;
     Ok(changes)
+}
+
+/// Why a thread ended, if there is one.
+async fn failed(thread: &mut Option<oneshot::Receiver<Error>>) -> Result<Error> {
+    match thread {
+        Some(thread) => Ok(thread.await?),
+        None => std::future::pending().await,
+    }
 }
 
 fn monotonic_usec() -> i64 {
@@ -245,8 +262,9 @@ async fn converse(agent: &Arc<Agent>, stream: &mut UnixStream, peer: Peer) -> Re
 
 fn answer(node: &mut Node, peer: &Peer, request: Request) -> Result<Reply, Failure> {
     let (pid, uid) = (peer.pid, peer.uid);
-    if let Permit::Zone { scid, name } = node.authorise(peer, &request)? {
-        let labelled = node.enter(peer, scid, name)?;
+    let (permit, was) = node.authorise(peer, &request)?;
+    if let Permit::Zone { scid, name } = permit {
+        let labelled = node.enter(peer, was, scid, name)?;
         tracing::info!(pid, uid, scid, zone = labelled.zone, "process labelled");
         return Ok(Reply::Labelled(labelled));
     }

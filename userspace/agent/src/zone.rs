@@ -1,61 +1,64 @@
 //! Putting a process into a zone.
 
-use sigil_datapath::{Datapath, Error};
+use sigil_common::abi::process::Task;
 
 use crate::peer::Living;
 
 /// The kernel's table of process labels.
-pub(crate) trait Tasks {
-    fn scid(&self, pid: u32) -> Result<u32, Error>;
-    fn set_scid(&mut self, pid: u32, scid: u32) -> Result<(), Error>;
+pub(crate) trait Table {
+    /// Puts `new` in place of `old`; whether `old` was there.
+    fn replace(&self, pid: u32, old: Task, new: Task) -> bool;
 }
 
-impl Tasks for Datapath {
-    fn scid(&self, pid: u32) -> Result<u32, Error> {
-        self.task_scid(pid)
-    }
-
-    fn set_scid(&mut self, pid: u32, scid: u32) -> Result<(), Error> {
-        self.set_task_scid(pid, scid)
+impl Table for sigil_datapath::Tasks {
+    fn replace(&self, pid: u32, old: Task, new: Task) -> bool {
+        self.replace(pid, old, new)
     }
 }
 
-/// Labels the process. False if it ended meanwhile: its id may be another's by now, so the label is
-/// taken off again.
+/// Labels a process whose word was `old` when it was permitted. False if it ended meanwhile, or
+/// became something else: its id may be another's by now, so the label is taken off again.
 pub(crate) fn enter(
-    tasks: &mut impl Tasks,
+    tasks: &impl Table,
     pid: u32,
     process: &impl Living,
+    old: Task,
     scid: u32,
-) -> Result<bool, Error> {
-    tasks.set_scid(pid, scid)?;
+) -> bool {
+    let new = Task::known(scid);
+    if !tasks.replace(pid, old, new) {
+        return false;
+    }
     if process.is_alive() {
-        return Ok(true);
+        return true;
     }
     // A new owner of the id wrote its parent's label at its fork, before or after ours.
-    if tasks.scid(pid)? == scid {
-        tasks.set_scid(pid, 0)?;
-    }
-    Ok(false)
+    let _ = tasks.replace(pid, new, old);
+    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
     use std::collections::BTreeMap;
 
     #[derive(Default)]
-    struct Table(BTreeMap<u32, u32>);
+    struct Words(RefCell<BTreeMap<u32, Task>>);
 
-    impl Tasks for Table {
-        fn scid(&self, pid: u32) -> Result<u32, Error> {
-            Ok(self.0.get(&pid).copied().unwrap_or(0))
+    impl Words {
+        fn of(&self, pid: u32) -> Task {
+            self.0.borrow().get(&pid).copied().unwrap_or_default()
         }
+    }
 
-        fn set_scid(&mut self, pid: u32, scid: u32) -> Result<(), Error> {
-            self.0.insert(pid, scid);
-            Ok(())
+    impl Table for Words {
+        fn replace(&self, pid: u32, old: Task, new: Task) -> bool {
+            let was = self.of(pid) == old;
+            if was {
+                self.0.borrow_mut().insert(pid, new);
+            }
+            was
         }
     }
 
@@ -67,34 +70,47 @@ mod tests {
         }
     }
 
+    const NONE: Task = Task::known(0);
+
+    fn words(at_7: Task) -> Words {
+        Words(RefCell::new(BTreeMap::from([(7, at_7)])))
+    }
+
     #[test]
     fn a_living_process_enters() {
-        let mut tasks = Table::default();
-        assert!(enter(&mut tasks, 7, &Process(Cell::new(true)), 10).unwrap());
-        assert_eq!(tasks.scid(7).unwrap(), 10);
+        let tasks = words(NONE);
+        assert!(enter(&tasks, 7, &Process(Cell::new(true)), NONE, 10));
+        assert_eq!(tasks.of(7), Task::known(10));
     }
 
     #[test]
     fn an_id_that_may_be_anothers_keeps_no_label() {
-        let mut tasks = Table::default();
-        assert!(!enter(&mut tasks, 7, &Process(Cell::new(false)), 10).unwrap());
-        assert_eq!(tasks.scid(7).unwrap(), 0);
+        let tasks = words(NONE);
+        assert!(!enter(&tasks, 7, &Process(Cell::new(false)), NONE, 10));
+        assert_eq!(tasks.of(7).scid(), 0);
+    }
+
+    #[test]
+    fn who_became_something_else_meanwhile_does_not_enter() {
+        for now in [Task::known(66), Task::doomed(66)] {
+            let tasks = words(now);
+            assert!(!enter(&tasks, 7, &Process(Cell::new(true)), NONE, 10));
+            assert_eq!(tasks.of(7), now);
+        }
     }
 
     #[test]
     fn the_label_that_a_new_owner_inherited_stays() {
-        /// The id is forked again between our write and our look.
-        struct Reused(Table);
-        impl Tasks for Reused {
-            fn scid(&self, pid: u32) -> Result<u32, Error> {
-                self.0.scid(pid)
-            }
-            fn set_scid(&mut self, pid: u32, _scid: u32) -> Result<(), Error> {
-                self.0.set_scid(pid, 66)
+        /// The process ends, and its id is forked again, between our write and our look.
+        struct Reused<'a>(&'a Words);
+        impl Living for Reused<'_> {
+            fn is_alive(&self) -> bool {
+                self.0.0.borrow_mut().insert(7, Task::known(66));
+                false
             }
         }
-        let mut tasks = Reused(Table::default());
-        assert!(!enter(&mut tasks, 7, &Process(Cell::new(false)), 10).unwrap());
-        assert_eq!(tasks.scid(7).unwrap(), 66);
+        let tasks = words(NONE);
+        assert!(!enter(&tasks, 7, &Reused(&tasks), NONE, 10));
+        assert_eq!(tasks.of(7), Task::known(66));
     }
 }

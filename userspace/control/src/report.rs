@@ -23,6 +23,12 @@ pub struct Status {
     pub origin: String,
     /// Where the programs are attached.
     pub attached: Vec<Attached>,
+    /// What keeps the rules on fork and exec: `fanotify`, see ARCHITECTURE.
+    #[serde(default)]
+    pub backend: String,
+    /// Directories whose file systems' programs are judged before they run.
+    #[serde(default)]
+    pub guarded: Vec<String>,
     /// The keys that were installed.
     pub keys: Vec<HeldKeys>,
     /// Labels that may have to do with this node.

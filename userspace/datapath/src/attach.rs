@@ -11,7 +11,7 @@ use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr,
     Program, ProgramError, SchedClassifier, Xdp,
 };
-use sigil_common::abi::name;
+use sigil_common::abi::name::{self, Tracepoint};
 
 use crate::error::{Error, errno};
 use crate::gro;
@@ -85,7 +85,7 @@ impl Datapath {
         }
 
         self.configure()?;
-        self.attach_fork()?;
+        self.attach_tasks()?;
         self.attach_sockets()?;
         self.attach_tc(LOOPBACK, name::LO_STAMP, TcAttachType::Egress)?;
         self.attach_tc(LOOPBACK, name::LO_VERIFY, TcAttachType::Ingress)?;
@@ -256,21 +256,28 @@ impl Datapath {
         pin_link(link, &pin)
     }
 
-    fn attach_fork(&mut self) -> Result<(), Error> {
-        let name = name::TASK_FORK;
+    fn attach_tasks(&mut self) -> Result<(), Error> {
         let btf = aya::Btf::from_sys_fs()
             .map_err(|_| Error::Feature { feature: "BTF", remedy: "boot a kernel with BTF" })?;
-        self.attach_process(name, |bpf, name| {
-            let program: &mut BtfTracePoint = program(bpf, name)?;
-            load_once(name, program.fd().is_ok(), || program.load(name::TASK_FORK_POINT, &btf))?;
-            let remedy = "boot a kernel with CONFIG_BPF_EVENTS, as every Debian kernel has";
-            let id = program.attach().map_err(Error::attaching(
-                name,
-                "programs on tracepoints",
-                remedy,
-            ))?;
-            program.take_link(id).map(FdLink::from).map_err(Error::program(name))
-        })
+        for Tracepoint { program: name, point, optional } in name::TRACEPOINTS {
+            let attached = self.attach_process(name, |bpf, name| {
+                let program: &mut BtfTracePoint = program(bpf, name)?;
+                load_once(name, program.fd().is_ok(), || program.load(point, &btf))?;
+                let remedy = "boot a kernel with CONFIG_BPF_EVENTS, as every Debian kernel has";
+                let id = program.attach().map_err(Error::attaching(
+                    name,
+                    "programs on tracepoints",
+                    remedy,
+                ))?;
+                program.take_link(id).map(FdLink::from).map_err(Error::program(name))
+            });
+            match attached {
+                Err(Error::Program { source, .. })
+                    if optional && matches!(*source, ProgramError::Btf(_)) => {}
+                outcome => outcome?,
+            }
+        }
+        Ok(())
     }
 
     fn attach_sockets(&mut self) -> Result<(), Error> {

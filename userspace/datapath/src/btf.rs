@@ -10,6 +10,8 @@ const KIND_UNION: u32 = 5;
 pub(crate) struct Btf {
     types: Vec<u8>,
     strings: Vec<u8>,
+    /// Where each type begins, by id less one.
+    index: Vec<usize>,
 }
 
 impl Btf {
@@ -29,19 +31,20 @@ impl Btf {
             let start = header?.checked_add(at?)?;
             Some(bytes.get(start..start.checked_add(len?)?)?.to_vec())
         };
-        Some(Self { types: section(type_at, type_len)?, strings: section(string_at, string_len)? })
+        let types = section(type_at, type_len)?;
+        let index = index(&types);
+        Some(Self { types, strings: section(string_at, string_len)?, index })
     }
 
     /// Byte offset of a member of a struct, members of anonymous members included.
     pub(crate) fn offset(&self, structure: &str, member: &str) -> Option<u32> {
-        let index = self.index();
-        let at = *index.iter().find(|at| {
+        let at = *self.index.iter().find(|at| {
             self.kind(**at) == Some(KIND_STRUCT) && self.name(**at) == Some(structure.as_bytes())
         })?;
-        self.member(&index, at, member, 0)
+        self.member(at, member, 0)
     }
 
-    fn member(&self, index: &[usize], at: usize, wanted: &str, depth: u32) -> Option<u32> {
+    fn member(&self, at: usize, wanted: &str, depth: u32) -> Option<u32> {
         const NESTING: u32 = 8;
         let info = word(&self.types, at + 4)?;
         let bitfields = info >> 31 == 1;
@@ -55,33 +58,14 @@ impl Btf {
                     return Some(bits / 8);
                 }
             } else if depth < NESTING
-                && let Some(inner) = index.get((kind as usize).checked_sub(1)?)
+                && let Some(inner) = self.index.get((kind as usize).checked_sub(1)?)
                 && matches!(self.kind(*inner), Some(KIND_STRUCT | KIND_UNION))
-                && let Some(offset) = self.member(index, *inner, wanted, depth + 1)
+                && let Some(offset) = self.member(*inner, wanted, depth + 1)
             {
                 return Some(bits / 8 + offset);
             }
         }
         None
-    }
-
-    /// Where each type begins, by id less one.
-    fn index(&self) -> Vec<usize> {
-        let mut index = Vec::new();
-        let mut at = 0;
-        while let Some(info) = word(&self.types, at + 4) {
-            index.push(at);
-            let members = (info & 0xffff) as usize;
-            at += 12
-                + match info >> 24 & 0x1f {
-                    1 | 14 | 17 => 4,                // INT, VAR, DECL_TAG
-                    3 => 12,                         // ARRAY
-                    4 | 5 | 15 | 19 => members * 12, // STRUCT, UNION, DATASEC, ENUM64
-                    6 | 13 => members * 8,           // ENUM, FUNC_PROTO
-                    _ => 0,
-                };
-        }
-        index
     }
 
     fn kind(&self, at: usize) -> Option<u32> {
@@ -95,6 +79,25 @@ impl Btf {
     fn string(&self, offset: u32) -> Option<&[u8]> {
         self.strings.get(offset as usize..)?.split(|byte| *byte == 0).next()
     }
+}
+
+/// Where each type begins, by id less one.
+fn index(types: &[u8]) -> Vec<usize> {
+    let mut index = Vec::new();
+    let mut at = 0;
+    while let Some(info) = word(types, at + 4) {
+        index.push(at);
+        let members = (info & 0xffff) as usize;
+        at += 12
+            + match info >> 24 & 0x1f {
+                1 | 14 | 17 => 4,                // INT, VAR, DECL_TAG
+                3 => 12,                         // ARRAY
+                4 | 5 | 15 | 19 => members * 12, // STRUCT, UNION, DATASEC, ENUM64
+                6 | 13 => members * 8,           // ENUM, FUNC_PROTO
+                _ => 0,
+            };
+    }
+    index
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

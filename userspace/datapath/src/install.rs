@@ -10,13 +10,14 @@ use sigil_common::abi::{
     key::{NODE_ADDRESSES, Node},
     name,
     policy::{CREATE, PEER_KERNEL, PROTECTION_AUTHENTICATE, RECEIVE},
+    process::ProcessRule,
     rule::{
         LEAST_SHIFT, NO_NODE, NodeRef, Peer, PerimeterLabel, PortKey, SocketRule, Verdict,
         VerdictKey,
     },
 };
 use sigil_common::label::Label;
-use sigil_policy::{NodeRules, VerdictEntry};
+use sigil_policy::{NodeRules, ProcessEntry, VerdictEntry};
 
 use crate::error::Error;
 use crate::load::Datapath;
@@ -87,13 +88,20 @@ impl Datapath {
             (*scid, SocketRule { allow, alarm, handle: handle(label), pad: 0 })
         });
         self.fill(name::SOCKET_RULES, bank, own)?;
+        let processes = rules.processes.iter().map(|(scid, entry)| {
+            let ProcessEntry { allow, alarm, fork_line, execve_line } = *entry;
+            (*scid, ProcessRule { allow, alarm, fork_line, execve_line })
+        });
+        self.fill(name::PROCESS_RULES, bank, processes)?;
+        self.fill(name::TRANSITIONS, bank, rules.execs().into_iter())?;
         self.fill_perimeter(rules, bank)?;
 
         let generation = Generation {
             number,
             kernel_scid: rules.kernel_scid,
             default_scid: rules.default_scid,
-            flags: if rules.integrity { generation_flag::INTEGRITY } else { 0 },
+            flags: flag(rules.integrity, generation_flag::INTEGRITY)
+                | flag(rules.governs_processes, generation_flag::PROCESSES),
             serial: rules.serial,
         };
         let mut map: Array<&mut MapData, Generation> = self.view_mut(name::GENERATIONS)?;
@@ -249,6 +257,10 @@ fn verdict(entry: &VerdictEntry) -> Verdict {
         protection: entry.protection,
         pad: [0; 3],
     }
+}
+
+const fn flag(is_set: bool, bit: u32) -> u32 {
+    if is_set { bit } else { 0 }
 }
 
 /// The least protection that a class's conversations ask for.

@@ -19,6 +19,7 @@ mod net;
 mod options;
 mod persist;
 pub mod probe;
+mod process;
 mod sys;
 
 pub use attach::Attached;
@@ -31,6 +32,7 @@ pub use load::{Datapath, InForce, Origin};
 pub use maintain::Upkeep;
 pub use net::LinkWatch;
 pub use options::{Limits, Mode, Options};
+pub use process::{Doomed, Execs, Tasks};
 
 /// The compiled eBPF object.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sigil.o"));

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::net::Netlink;
 use crate::options::Options;
 use crate::persist::State;
+use crate::process::offsets;
 use crate::sys;
 
 /// A node's kernel side. Dropping it detaches nothing that is pinned.
@@ -59,7 +60,7 @@ pub struct InForce {
 }
 
 /// Maps that live in pins.
-pub(crate) const PINNED: [&str; 22] = [
+pub(crate) const PINNED: [&str; 28] = [
     name::CONFIG,
     name::GENERATIONS,
     name::PEERS,
@@ -73,6 +74,12 @@ pub(crate) const PINNED: [&str; 22] = [
     name::TX_KEYS,
     name::RX_KEYS,
     name::TASKS,
+    name::PROCESS_RULES,
+    name::TRANSITIONS,
+    name::BINARIES,
+    name::CHAINS,
+    name::GATE,
+    name::DOOMED,
     name::SOCKETS,
     name::CONVERSATIONS,
     name::FRAGMENTS,
@@ -96,8 +103,8 @@ impl Datapath {
             feature: "BTF (/sys/kernel/btf/vmlinux)",
             remedy: "boot a kernel with CONFIG_DEBUG_INFO_BTF, as every Debian kernel has",
         })?;
-        let tgid = btf.offset("task_struct", "tgid").ok_or(Error::Feature {
-            feature: "task_struct.tgid in its BTF",
+        let offsets = offsets(&btf).ok_or(Error::Feature {
+            feature: "known layout of processes and files in its BTF",
             remedy: "report this kernel's version",
         })?;
         let mut netlink = Netlink::open()?;
@@ -117,7 +124,7 @@ impl Datapath {
         }
         let limits = options.limits;
         loader
-            .override_global(name::OFFSET_TGID, &tgid, true)
+            .override_global(name::OFFSETS, &offsets, true)
             .map_max_entries(name::TASKS, PID_MAX_LIMIT)
             .map_max_entries(name::NODES, limits.nodes)
             .map_max_entries(name::TX_KEYS, limits.nodes * EPOCH_SLOTS)
@@ -170,25 +177,6 @@ impl Datapath {
         let bank = self.config()?.active & 1;
         let map: Array<&MapData, Generation> = self.view(name::GENERATIONS)?;
         map.get(&bank, 0).map_err(Error::map(name::GENERATIONS))
-    }
-
-    /// The ScID of a process; 0 for none.
-    ///
-    /// # Errors
-    /// [`Error::Map`] if `pid` lies outside the table.
-    pub fn task_scid(&self, pid: u32) -> Result<u32, Error> {
-        let map: Array<&MapData, u32> = self.view(name::TASKS)?;
-        map.get(&pid, 0).map_err(Error::map(name::TASKS))
-    }
-
-    /// Gives a process a ScID; children that it makes from now on inherit it, sockets that it has
-    /// keep theirs.
-    ///
-    /// # Errors
-    /// [`Error::Map`] if `pid` lies outside the table.
-    pub fn set_task_scid(&mut self, pid: u32, scid: u32) -> Result<(), Error> {
-        let mut map: Array<&mut MapData, u32> = self.view_mut(name::TASKS)?;
-        map.set(pid, scid, 0).map_err(Error::map(name::TASKS))
     }
 
     pub(crate) fn config(&self) -> Result<Config, Error> {
@@ -335,8 +323,8 @@ fn mount(pins: &Path) -> Result<(), Error> {
 }
 
 /// Process ids that a kernel may ever give out (`PID_MAX_LIMIT` of 64-bit kernels). `pid_max` may be
-/// raised at any time, and a process beyond the table could have no socket: 16 MiB rule that out.
-const PID_MAX_LIMIT: u32 = 1 << 22;
+/// raised at any time, and a process beyond the table could have no socket: 32 MiB rule that out.
+pub(crate) const PID_MAX_LIMIT: u32 = 1 << 22;
 
 /// Where links are pinned.
 pub(crate) fn links(options: &Options) -> PathBuf {

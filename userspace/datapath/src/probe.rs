@@ -48,7 +48,7 @@ impl Datapath {
         for name in names {
             let program =
                 self.bpf.program_mut(&name).ok_or_else(|| Error::Missing(name.clone()))?;
-            let info = load(program, &btf).map_err(Error::program(&name))?;
+            let info = load(&name, program, &btf).map_err(Error::program(&name))?;
             let size = Size {
                 verified: info.verified_instruction_count().unwrap_or(0),
                 translated: info.size_translated().unwrap_or(0) / 8,
@@ -100,6 +100,7 @@ impl Datapath {
 }
 
 fn load(
+    called: &str,
     program: &mut aya::programs::Program,
     btf: &aya::Btf,
 ) -> Result<ProgramInfo, aya::programs::ProgramError> {
@@ -126,7 +127,8 @@ fn load(
             program.info()
         }
         Program::BtfTracePoint(program) => {
-            program.load(name::TASK_FORK_POINT, btf)?;
+            let point = name::TRACEPOINTS.iter().find(|at| at.program == called);
+            program.load(point.map_or(called, |at| at.point), btf)?;
             program.info()
         }
         _ => Err(aya::programs::ProgramError::UnexpectedProgramType),

@@ -138,11 +138,13 @@ impl Policy {
             return Explanation::new(false, None, reason);
         };
         let Some(rule) = self.transition(source.scid, binary.scid) else {
+            let own = source.scid == binary.scid;
+            let outcome = if own { "it stays in its zone" } else { "the exec is refused" };
             let reason = format!(
-                "no rule of class TRANSITION covers parent {} and binary {}: the ScID stays",
+                "no rule of class TRANSITION covers parent {} and binary {}: {outcome}",
                 source.scid, binary.scid
             );
-            return Explanation::new(false, None, reason);
+            return Explanation::new(own, None, reason);
         };
         let reason = format!(
             "a process of {} that executes a file of {} becomes {}",

@@ -9,6 +9,7 @@ mod relations;
 
 use std::collections::BTreeMap;
 
+use sigil_common::abi::policy::process::{EXECVE, FORK};
 use sigil_common::label::KERNEL_SCID;
 
 use crate::model::{ANY, KERNEL, Node, Policy, Protection, Rule, Signer};
@@ -70,10 +71,21 @@ impl Policy {
             verdicts: relations.verdicts,
             ports: self.port_entries(),
             perimeter: self.perimeter_entries(),
-            sockets: self
-                .local_entries(node, Class::Socket, |allow, alarm| SocketEntry { allow, alarm }),
-            processes: self
-                .local_entries(node, Class::Process, |allow, alarm| ProcessEntry { allow, alarm }),
+            sockets: self.local_entries(node, Class::Socket, |cell| {
+                let (allow, alarm) = cell.masks();
+                (allow | alarm != 0).then_some(SocketEntry { allow, alarm })
+            }),
+            governs_processes: self.rules.iter().any(|rule| rule.class == Class::Process),
+            processes: self.local_entries(node, Class::Process, |cell| {
+                let (allow, alarm) = cell.masks();
+                let (fork_line, execve_line) = (cell.line(FORK), cell.line(EXECVE));
+                (allow | alarm | fork_line | execve_line != 0).then_some(ProcessEntry {
+                    allow,
+                    alarm,
+                    fork_line,
+                    execve_line,
+                })
+            }),
             transitions: self.transition_entries(snid)?,
             signers: self.signer_entries(),
             revoked_keys: self.revoked_keys.clone(),
@@ -137,7 +149,7 @@ impl Policy {
         &self,
         node: &Node,
         class: Class,
-        entry: impl Fn(u32, u32) -> E,
+        entry: impl Fn(&LocalCell) -> Option<E>,
     ) -> Vec<(u32, E)> {
         let mine = |rule: &&Rule| rule.class == class && is(rule.source.snid, node.snid);
         let mut patterns: BTreeMap<u32, LocalCell> = BTreeMap::new();
@@ -151,8 +163,7 @@ impl Policy {
                 if let Some(any) = patterns.get(&ANY).filter(|_| self.zone(scid).is_some()) {
                     cell.merge(any);
                 }
-                let (allow, alarm) = cell.masks();
-                (allow | alarm != 0).then(|| (scid, entry(allow, alarm)))
+                entry(&cell).map(|entry| (scid, entry))
             })
             .collect()
     }

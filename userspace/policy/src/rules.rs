@@ -3,10 +3,12 @@
 //! Every vector is sorted by its key, so equal policies give equal bytes and a difference between
 //! two policies is a difference between lines.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
+use sigil_common::abi::process;
 use sigil_common::label::Label;
 
 /// One node's part of a policy.
@@ -42,10 +44,13 @@ pub struct NodeRules {
     /// Local SOCKET permissions by local ScID; no row means none.
     #[serde(serialize_with = "rows")]
     pub sockets: Vec<(u32, SocketEntry)>,
+    /// Whether the document has PROCESS rules: without any, processes fork and execute as they like.
+    pub governs_processes: bool,
     /// PROCESS permissions by local ScID; no row means none.
     #[serde(serialize_with = "rows")]
     pub processes: Vec<(u32, ProcessEntry)>,
-    /// The ScID after an exec; no row means that the ScID stays.
+    /// The ScID after an exec; no row means that it stays, and that a program labelled for another
+    /// zone is refused.
     #[serde(serialize_with = "rows")]
     pub transitions: Vec<(TransitionKey, u32)>,
     /// Whose labels on files count.
@@ -81,6 +86,23 @@ pub struct UnsignedEntry {
     pub parent: u32,
     /// The ScID that the file counts as; 0 refuses the exec.
     pub binary: u32,
+}
+
+impl NodeRules {
+    /// Where execs lead: the ScID after them, 0 where they are refused. A binary of 0 is a file that
+    /// nobody vouches for.
+    #[must_use]
+    pub fn execs(&self) -> BTreeMap<process::TransitionKey, u32> {
+        let key = |parent, binary| process::TransitionKey { parent, binary };
+        let rules = self.transitions.iter().map(|(of, new)| (key(of.parent, of.binary), *new));
+        let mut execs: BTreeMap<_, _> = rules.collect();
+        for one in &self.unsigned {
+            let own = if one.parent == one.binary { one.parent } else { 0 };
+            let led = execs.get(&key(one.parent, one.binary)).copied().unwrap_or(own);
+            execs.insert(key(one.parent, 0), led);
+        }
+        execs
+    }
 }
 
 /// A node's row of [`NodeRules::nodes`].
@@ -177,6 +199,10 @@ pub struct ProcessEntry {
     pub allow: u32,
     /// Bits whose use, or the attempt, raises an alarm.
     pub alarm: u32,
+    /// The line of the rule that decided FORK; 0 for none.
+    pub fork_line: u32,
+    /// The line of the rule that decided EXECVE; 0 for none.
+    pub execve_line: u32,
 }
 
 /// The key of [`NodeRules::transitions`].

@@ -66,6 +66,7 @@ fn print(status: &Status) -> io::Result<()> {
         ("rules", format!("{} peers, {} verdicts", status.peers, status.verdicts)),
         ("keys", or_none(keys)),
         ("attached", or_none(attached)),
+        ("processes", processes(status)),
         ("found", status.origin.clone()),
         ("uptime", uptime(status.uptime)),
     ];
@@ -77,6 +78,20 @@ fn print(status: &Status) -> io::Result<()> {
         writeln!(stdout, "{:<12}{problem}", "problem")?;
     }
     Ok(())
+}
+
+/// What keeps the rules on processes, and what that cannot do.
+fn processes(status: &Status) -> String {
+    let guarded = if status.guarded.is_empty() {
+        "no file system guarded: every program counts as unsigned".to_owned()
+    } else {
+        format!("programs judged in {}", status.guarded.join(", "))
+    };
+    match status.backend.as_str() {
+        "" => "not governed".to_owned(),
+        "fanotify" => format!("fanotify: {guarded}; a refused fork is killed, not refused"),
+        other => format!("{other}: {guarded}"),
+    }
 }
 
 fn uptime(seconds: u64) -> String {

@@ -133,6 +133,12 @@ impl LocalCell {
         self.implied |= other.implied;
     }
 
+    /// The line of the rule that decides a permission; of one that only asks for an alarm, or of
+    /// none, 0.
+    pub(super) fn line(&self, bit: u32) -> u32 {
+        self.strengths.get(&bit).and_then(|strength| strength.decision().line()).unwrap_or(0)
+    }
+
     /// What is allowed, and what raises an alarm.
     pub(super) fn masks(&self) -> (u32, u32) {
         let mut allow = self.implied;

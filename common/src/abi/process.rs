@@ -1,0 +1,138 @@
+//! Labels of processes, and the rules and files that they come from.
+#![expect(clippy::inline_always, reason = "BPF calls cost 10 ns")]
+
+use super::binary::BinaryKey;
+
+/// A word of `TASKS`: what is known of a process. One word, so that it is read and written whole.
+///
+/// 0 is a process that nobody looked at: it is older than enforcement, or a child of such a one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Task(pub u64);
+
+impl Task {
+    const KNOWN: u64 = 1 << 32;
+    const DOOMED: u64 = 1 << 33;
+
+    /// A process with this ScID; 0 is one that is known to have none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn known(scid: u32) -> Self {
+        Self(Self::KNOWN | scid as u64)
+    }
+
+    /// One that must not be: it may do nothing any more and is to be killed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn doomed(scid: u32) -> Self {
+        Self(Self::KNOWN | Self::DOOMED | scid as u64)
+    }
+
+    /// Its ScID, 0 for none.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the low half")]
+    pub const fn scid(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Whether its label was ever decided.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_known(self) -> bool {
+        self.0 & Self::KNOWN != 0
+    }
+
+    /// Whether it is to be killed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_doomed(self) -> bool {
+        self.0 & Self::DOOMED != 0
+    }
+}
+
+/// The value of `PROCESS_RULES`: what a ScID's processes may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ProcessRule {
+    /// [`super::policy::process`] bits granted.
+    pub allow: u32,
+    /// Those whose use, or the attempt, raises an alarm.
+    pub alarm: u32,
+    /// Line of the rule that decided FORK, 0 for none.
+    pub fork_line: u32,
+    /// Line of the rule that decided EXECVE, 0 for none.
+    pub execve_line: u32,
+}
+const _: () = assert!(size_of::<ProcessRule>() == 16);
+
+/// The key of `TRANSITIONS`; the value is the ScID after the exec, 0 where it is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct TransitionKey {
+    /// The ScID before the exec.
+    pub parent: u32,
+    /// The ScID of the program's file; 0 is an unsigned one.
+    pub binary: u32,
+}
+const _: () = assert!(size_of::<TransitionKey>() == 8);
+
+/// Bits of [`Binary::flags`].
+pub mod binary_flag {
+    /// Nobody but root may write to the file, or it is signed: it may interpret labelled programs.
+    pub const INTERPRETER: u32 = 1;
+}
+
+/// The value of `BINARIES`: what was found out about one state of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Binary {
+    /// The ScID that its signature vouches for; 0 for an unsigned file.
+    pub scid: u32,
+    /// [`binary_flag`] bits.
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<Binary>() == 8);
+
+/// The value of `CHAINS`, by thread id: an exec under way of a file that another one interprets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Chain {
+    /// What was asked for: the script.
+    pub program: BinaryKey,
+    /// What the kernel runs instead.
+    pub interpreter: BinaryKey,
+}
+const _: () = assert!(size_of::<Chain>() == 48);
+
+/// Offsets into the running kernel's structs, taken from its BTF by the loader: what the programs
+/// that follow processes read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Offsets {
+    /// `task_struct.tgid`
+    pub tgid: u32,
+    /// `task_struct.pid`
+    pub pid: u32,
+    /// `linux_binprm.file`
+    pub binprm_file: u32,
+    /// `linux_binprm.filename`
+    pub binprm_filename: u32,
+    /// `linux_binprm.interp`
+    pub binprm_interp: u32,
+    /// `linux_binprm.fdpath`
+    pub binprm_fdpath: u32,
+    /// `file.f_inode`
+    pub file_inode: u32,
+    /// `inode.i_ino`
+    pub inode_ino: u32,
+    /// `inode.i_sb`
+    pub inode_sb: u32,
+    /// Seconds of the inode's change time.
+    pub inode_ctime: u32,
+    /// Nanoseconds of the inode's change time.
+    pub inode_ctime_nsec: u32,
+    /// `super_block.s_dev`
+    pub sb_dev: u32,
+}
+const _: () = assert!(size_of::<Offsets>() == 48);

@@ -1,0 +1,147 @@
+//! Fork and exec: what a process may do, and the ScID it then has.
+#![expect(clippy::inline_always, reason = "BPF calls cost 10 ns")]
+
+use super::Refusal;
+use crate::abi::policy::process::{EXECVE, FORK};
+use crate::abi::process::ProcessRule;
+use crate::verdict::DropReason;
+
+/// Lines of rules that ask for an alarm, 0 for none.
+type AlarmLine = u32;
+
+/// May a process of this ScID make a child? `governed`: the policy has PROCESS rules.
+///
+/// # Errors
+/// [`DropReason::ProcessPermission`] with the line of the rule that denies it, if one does.
+#[inline(always)]
+pub fn fork(scid: u32, governed: bool, rule: Option<&ProcessRule>) -> Result<AlarmLine, Refusal> {
+    let none = ProcessRule::default();
+    let rule = rule.unwrap_or(&none);
+    permitted(scid, governed, rule, FORK, rule.fork_line)
+}
+
+/// What is known when a program is executed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Exec {
+    /// The process's ScID, 0 for none.
+    pub parent: u32,
+    /// The ScID that the program's file is vouched for, 0 for an unsigned one.
+    pub binary: u32,
+    /// The policy says where the two lead.
+    pub decided: bool,
+    /// Where: the ScID after the exec; 0 refuses it.
+    pub transition: u32,
+    /// The policy has PROCESS rules.
+    pub governed: bool,
+}
+
+/// The ScID after an exec, and the line of an alarm.
+///
+/// - A process without ScID keeps none unless a rule gives it one: nothing refuses it.
+/// - A process in a zone needs EXECVE. TRANSITION rules and the policy's word on unsigned files decide
+///   where it gets to; where they are silent it may run programs of its own zone, and unsigned ones,
+///   and stays where it is.
+///
+/// # Errors
+/// [`DropReason::ProcessPermission`], [`DropReason::Unsigned`] or [`DropReason::NoTransition`].
+#[inline(always)]
+pub fn exec(facts: &Exec, rule: Option<&ProcessRule>) -> Result<(u32, AlarmLine), Refusal> {
+    let none = ProcessRule::default();
+    let rule = rule.unwrap_or(&none);
+    if facts.parent == 0 {
+        return Ok((facts.transition, 0));
+    }
+    let alarm = permitted(facts.parent, facts.governed, rule, EXECVE, rule.execve_line)?;
+    let own = facts.binary == facts.parent || facts.binary == 0;
+    if facts.decided && facts.transition != 0 {
+        Ok((facts.transition, alarm))
+    } else if own && !facts.decided {
+        Ok((facts.parent, alarm))
+    } else if facts.binary == 0 {
+        Err(DropReason::Unsigned.into())
+    } else {
+        Err(DropReason::NoTransition.into())
+    }
+}
+
+#[inline(always)]
+fn permitted(
+    scid: u32,
+    governed: bool,
+    rule: &ProcessRule,
+    permission: u32,
+    line: u32,
+) -> Result<AlarmLine, Refusal> {
+    if scid != 0 && governed && rule.allow & permission == 0 {
+        return Err(Refusal { reason: DropReason::ProcessPermission, line });
+    }
+    Ok(if scid != 0 && rule.alarm & permission != 0 { line } else { 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WEB: u32 = 10;
+    const APP: u32 = 20;
+
+    fn rule(allow: u32) -> ProcessRule {
+        ProcessRule { allow, alarm: 0, fork_line: 7, execve_line: 8 }
+    }
+
+    fn refused(reason: DropReason, line: u32) -> Refusal {
+        Refusal { reason, line }
+    }
+
+    #[test]
+    fn a_zone_forks_and_executes_what_its_rule_grants() {
+        let refusal = |line| refused(DropReason::ProcessPermission, line);
+        assert_eq!(fork(WEB, true, None), Err(refusal(0)));
+        assert_eq!(fork(WEB, true, Some(&rule(EXECVE))), Err(refusal(7)));
+        assert_eq!(fork(WEB, true, Some(&rule(FORK))), Ok(0));
+        let facts = Exec { parent: WEB, governed: true, ..Exec::default() };
+        assert_eq!(exec(&facts, None), Err(refusal(0)));
+        assert_eq!(exec(&facts, Some(&rule(FORK))), Err(refusal(8)));
+        assert_eq!(exec(&facts, Some(&rule(EXECVE))), Ok((WEB, 0)));
+    }
+
+    #[test]
+    fn a_policy_without_process_rules_governs_no_process() {
+        assert_eq!(fork(WEB, false, None), Ok(0));
+        assert_eq!(exec(&Exec { parent: WEB, ..Exec::default() }, None), Ok((WEB, 0)));
+    }
+
+    #[test]
+    fn no_rule_no_other_zones_program() {
+        let facts = Exec { parent: WEB, binary: APP, ..Exec::default() };
+        assert_eq!(exec(&facts, None), Err(refused(DropReason::NoTransition, 0)));
+        assert_eq!(exec(&Exec { binary: WEB, ..facts }, None), Ok((WEB, 0)));
+        let led = Exec { decided: true, transition: 30, ..facts };
+        assert_eq!(exec(&led, None), Ok((30, 0)));
+        assert_eq!(exec(&Exec { binary: WEB, ..led }, None), Ok((30, 0)), "a rule beats the zone");
+    }
+
+    #[test]
+    fn an_unsigned_program_stays_or_is_refused() {
+        let facts = Exec { parent: WEB, ..Exec::default() };
+        assert_eq!(exec(&facts, None), Ok((WEB, 0)));
+        let strict = Exec { decided: true, ..facts };
+        assert_eq!(exec(&strict, None), Err(refused(DropReason::Unsigned, 0)));
+    }
+
+    #[test]
+    fn who_has_no_zone_gains_none_without_a_rule_and_is_never_refused() {
+        let facts = Exec { binary: APP, governed: true, decided: true, ..Exec::default() };
+        assert_eq!(exec(&facts, None), Ok((0, 0)));
+        assert_eq!(exec(&Exec { transition: APP, ..facts }, None), Ok((APP, 0)));
+        assert_eq!(fork(0, true, None), Ok(0));
+    }
+
+    #[test]
+    fn alarms_name_their_line() {
+        let alarming = ProcessRule { alarm: FORK | EXECVE, ..rule(FORK | EXECVE) };
+        assert_eq!(fork(WEB, true, Some(&alarming)), Ok(7));
+        let facts = Exec { parent: WEB, governed: true, ..Exec::default() };
+        assert_eq!(exec(&facts, Some(&alarming)), Ok((WEB, 8)));
+    }
+}

@@ -1,0 +1,86 @@
+//! Sockets follow processes: who uses a socket has its ScID, or nobody uses it any more.
+//!
+//! A descriptor may come to a process with another ScID: over an exec that led elsewhere, by a fork
+//! whose child went on so, through `SCM_RIGHTS`. Calls that name an address are refused in the socket
+//! hooks, before anything happens. Here every other transfer of data is seen in its own task, also by
+//! way of sendfile, splice and io_uring: TCP's before it takes any data (Linux 6.16 on), all others just
+//! after the first one. From then on the socket carries nothing, in either direction.
+
+use aya_ebpf::{bindings::bpf_sock, macros::btf_tracepoint, programs::BtfTracePointContext};
+use sigil_common::{
+    abi::socket::{SocketState, socket_flag},
+    label::Label,
+    verdict::{DropReason, Hook},
+};
+
+use crate::{
+    maps::SOCKETS,
+    report::{self, Fate, Flow, Process},
+    rules::{Between as _, Rules},
+    task,
+};
+
+/// `tcp_sendmsg_locked(sk, msg, skb, size_goal)`
+#[btf_tracepoint(function = "tcp_sendmsg_locked")]
+pub fn sock_tcp_send(ctx: BtfTracePointContext) -> i32 {
+    used(ctx.arg(0))
+}
+
+/// `sock_send_length(sk, ret, flags)`
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn sock_sent(ctx: BtfTracePointContext) -> i32 {
+    moved(&ctx)
+}
+
+/// `sock_recv_length(sk, ret, flags)`
+#[btf_tracepoint(function = "sock_recv_length")]
+pub fn sock_received(ctx: BtfTracePointContext) -> i32 {
+    moved(&ctx)
+}
+
+/// What was refused or failed moved nothing.
+#[inline(always)]
+fn moved(ctx: &BtfTracePointContext) -> i32 {
+    let length: i32 = ctx.arg(1);
+    if length < 0 { 0 } else { used(ctx.arg(0)) }
+}
+
+#[inline(always)]
+fn used(sk: *mut bpf_sock) -> i32 {
+    // Sockets of other families have no state.
+    if let Some(state) = SOCKETS.of(sk)
+        && !is_own(state)
+        && state.flags & socket_flag::FOREIGN == 0
+        && refuse(state) == Fate::Drop
+    {
+        state.flags |= socket_flag::FOREIGN;
+    }
+    0
+}
+
+/// Whether the current process has the socket's ScID.
+#[inline(always)]
+pub(crate) fn is_own(state: &SocketState) -> bool {
+    let task = task::current();
+    task.scid() == state.scid && !task.is_doomed()
+}
+
+/// Whether the socket may still carry anything.
+#[inline(always)]
+pub(crate) fn usable(state: &SocketState) -> Result<(), DropReason> {
+    if state.flags & socket_flag::FOREIGN == 0 { Ok(()) } else { Err(DropReason::SocketLabel) }
+}
+
+/// Counts and reports the use of a socket by a process that has another ScID.
+#[inline(never)]
+fn refuse(state: &SocketState) -> Fate {
+    report::seen(Hook::Socket);
+    let mut user = Label { snid: 0, scid: task::current().scid() };
+    let mut owner = Label { snid: 0, scid: state.scid };
+    if let Ok(rules) = Rules::now() {
+        (user, owner) = (rules.own(user.scid), rules.own(owner.scid));
+    }
+    let refused = DropReason::SocketLabel.between(user, owner);
+    let process = Process::current(task::current_tgid());
+    report::refuse(Hook::Socket, &refused, &Flow::default(), &process)
+}

@@ -1,0 +1,294 @@
+//! The exec gate: no program of the guarded file systems runs before its file was judged.
+//!
+//! The kernel asks (`FAN_OPEN_EXEC_PERM`) and waits. What was found out about the file goes into the
+//! kernel's maps *before* the answer, so that the exec commits with the right label. Whatever the gate
+//! was not asked about, or answered wrongly, the kernel's own program decides again when the exec
+//! commits, and kills what must not run: the gate makes labels known and errors readable; it is not
+//! what keeps the rules.
+//!
+//! A file that only root can change, and that nobody is refused, is asked for once: the kernel then
+//! remembers by itself until the file is written.
+
+mod chain;
+mod file;
+mod rules;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Context, Error, Result};
+use nix::errno::Errno;
+use nix::sys::fanotify::{
+    EventFFlags, Fanotify, FanotifyEvent, FanotifyResponse, InitFlags, MarkFlags, MaskFlags,
+    Response,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sigil_binary::{Judgement, Verdicts};
+use sigil_common::abi::binary::BinaryKey;
+use sigil_common::abi::process::{Binary, Task, binary_flag};
+use sigil_datapath::{Execs, Tasks};
+use tokio::sync::{oneshot, watch};
+
+pub(crate) use rules::ExecRules;
+
+use chain::{Asked, Chains, Role, Tell};
+use file::{Facts, interpreter_names, tgid_of};
+
+/// Files that are remembered; fits the kernel's map.
+const FILES: usize = 32_768;
+/// How long somebody who wants to write a file that is held may have to wait for it.
+const SWEEP: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// The gate, before it answers.
+pub(crate) struct Gate {
+    group: Option<Fanotify>,
+    execs: Execs,
+    verdicts: Verdicts,
+    tasks: Arc<Tasks>,
+    rules: watch::Receiver<Arc<ExecRules>>,
+    chains: Chains,
+    /// Names of interpreters of labelled programs: their files are asked for every time.
+    interpreters: BTreeSet<String>,
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gate").finish_non_exhaustive()
+    }
+}
+
+impl Gate {
+    pub(crate) fn new(
+        execs: Execs,
+        tasks: Arc<Tasks>,
+        rules: watch::Receiver<Arc<ExecRules>>,
+    ) -> Self {
+        let trust = rules.borrow().trust.clone();
+        Self {
+            group: None,
+            execs,
+            verdicts: Verdicts::new(trust, FILES),
+            tasks,
+            rules,
+            chains: Chains::default(),
+            interpreters: BTreeSet::new(),
+        }
+    }
+
+    /// The ScID that processes older than enforcement get for their programs.
+    pub(crate) fn scid_of_running(&mut self, program: &File) -> u32 {
+        let binary = self.judge(program).map_or(0, |(_, binary)| binary.scid);
+        // As if somebody without a zone had just started it.
+        self.rules.borrow().exec(0, binary).unwrap_or(0)
+    }
+
+    /// Guards the file systems of these directories. From now on their execs wait for [`Gate::start`].
+    pub(crate) fn guard(&mut self, directories: &[PathBuf]) -> Result<()> {
+        let group = Fanotify::init(
+            InitFlags::FAN_CLASS_CONTENT
+                | InitFlags::FAN_CLOEXEC
+                | InitFlags::FAN_NONBLOCK
+                | InitFlags::FAN_UNLIMITED_QUEUE
+                | InitFlags::FAN_UNLIMITED_MARKS
+                | InitFlags::FAN_REPORT_TID,
+            EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC | EventFFlags::O_LARGEFILE,
+        )
+        .context("the kernel has no fanotify with permission events: empty `guard_exec`")?;
+        for directory in directories {
+            let at = File::open(directory).with_context(|| directory.display().to_string())?;
+            let path: Option<&Path> = None;
+            group
+                .mark(
+                    MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM,
+                    MaskFlags::FAN_OPEN_EXEC_PERM,
+                    &at,
+                    path,
+                )
+                .with_context(|| format!("cannot guard execs in {}", directory.display()))?;
+        }
+        self.group = Some(group);
+        Ok(())
+    }
+
+    /// Answers on a thread of its own, as long as the agent lives. Should that fail, the error comes out
+    /// of the receiver, and the gate stands open. None where nothing is guarded.
+    pub(crate) fn start(mut self) -> Result<Option<oneshot::Receiver<Error>>> {
+        let Some(group) = self.group.take() else { return Ok(None) };
+        let (failure, failed) = oneshot::channel();
+        let run = move || {
+            if let Err(error) = self.run(&group) {
+                let _ = failure.send(error);
+            }
+        };
+        thread::Builder::new()
+            .name("gate".to_owned())
+            .spawn(run)
+            .context("cannot start a thread")?;
+        Ok(Some(failed))
+    }
+
+    fn run(&mut self, group: &Fanotify) -> Result<()> {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        self.execs.guard(thread.unsigned_abs())?;
+        loop {
+            let mut polled = [PollFd::from_borrowed_fd(group.as_fd(), PollFlags::IN)];
+            match poll(&mut polled, Some(&SWEEP)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error).context("the exec gate"),
+            }
+            let evicted = self.verdicts.sweep();
+            self.forget(group, evicted.into_iter().map(|one| one.key).collect())?;
+            if self.rules.has_changed().unwrap_or(false) {
+                let trust = self.rules.borrow_and_update().trust.clone();
+                // Whoever waits to write such a file goes on once nothing is derived from it.
+                let _evicted = self.verdicts.replace(trust);
+                self.flush(group)?;
+            }
+            match group.read_events() {
+                Ok(events) => {
+                    for event in events {
+                        self.event(group, &event)?;
+                    }
+                }
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                // A file that cannot be opened for us: the kernel refuses its exec.
+                Err(error) => tracing::warn!("an exec could not be judged: {error}"),
+            }
+        }
+    }
+
+    fn event(&mut self, group: &Fanotify, event: &FanotifyEvent) -> Result<()> {
+        let Some(fd) = event.fd() else { return Ok(()) };
+        let thread = event.pid().unsigned_abs();
+        if !event.mask().contains(MaskFlags::FAN_OPEN_EXEC_PERM) {
+            return self.closed(group, fd, thread);
+        }
+        // Nothing that goes wrong here may leave the caller waiting.
+        let answer = self.asked(group, fd, thread);
+        let response = match answer {
+            Ok(true) => Response::FAN_ALLOW,
+            Ok(false) | Err(_) => Response::FAN_DENY,
+        };
+        group.write_response(FanotifyResponse::new(fd, response)).context("the exec gate")?;
+        answer.map(drop)
+    }
+
+    /// May a thread execute this file, as far as the gate can tell?
+    fn asked(&mut self, group: &Fanotify, fd: BorrowedFd<'_>, thread: u32) -> Result<bool> {
+        let file = File::from(fd.try_clone_to_owned()?);
+        let facts = Facts::of(&file);
+        let judged = self.judge(&file);
+        let key = judged.map(|(key, _)| key);
+        let binary = judged.map_or_else(Binary::default, |(_, binary)| binary);
+        if let Some((key, binary)) = judged.filter(|(_, of)| *of != Binary::default())
+            && !self.execs.remember(key, binary)?
+        {
+            self.flush(group)?;
+            self.execs.remember(key, binary)?;
+        }
+        let interpreter = binary.flags & binary_flag::INTERPRETER != 0;
+        let asked = Asked { key, native: facts.native, interpreter };
+        let (role, tell) = self.chains.asked(thread, &asked);
+        match tell {
+            Tell::Same => {}
+            Tell::Nothing => self.execs.set_chain(thread, None)?,
+            Tell::Chain(chain) => self.execs.set_chain(thread, Some(chain))?,
+        }
+        if role == Role::Interpreter {
+            return Ok(true);
+        }
+        if !facts.native {
+            // To learn of the end of its exec.
+            mark(group, MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_CLOSE, fd)?;
+            let names = if binary.scid == 0 { Vec::new() } else { interpreter_names(&file) };
+            let known = self.interpreters.len();
+            self.interpreters.extend(names);
+            if self.interpreters.len() != known {
+                self.forget_marks(group)?;
+                mark(group, MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_CLOSE, fd)?;
+            }
+        }
+        if self.rules.borrow().anybody_may(binary.scid) {
+            if facts.native && facts.roots_alone && key.is_some() && !self.interprets(&file) {
+                let ignore = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_IGNORED_MASK;
+                mark(group, ignore, MaskFlags::FAN_OPEN_EXEC_PERM, fd)?;
+            }
+            return Ok(true);
+        }
+        // It may be the loader of a program: the kernel decides when the exec commits.
+        if facts.loader {
+            return Ok(true);
+        }
+        let task = tgid_of(thread).map_or(Task::default(), |tgid| self.tasks.of(tgid));
+        Ok(!task.is_doomed() && self.rules.borrow().exec(task.scid(), binary.scid).is_ok())
+    }
+
+    /// A thread closed a file that is a script, or was one.
+    fn closed(&mut self, group: &Fanotify, fd: BorrowedFd<'_>, thread: u32) -> Result<()> {
+        let key = File::from(fd.try_clone_to_owned()?);
+        let key = file::key_of(&key);
+        if let Some(unasked) = self.chains.closed(thread, key) {
+            self.execs.set_chain(thread, None)?;
+            if unasked {
+                // Its interpreter is one that is not asked for any more, or there was none.
+                self.forget_marks(group)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a file is, and which state of it that is true of.
+    fn judge(&mut self, file: &File) -> Option<(BinaryKey, Binary)> {
+        let Judgement { key, verdict, evicted, .. } = self.verdicts.judge(file);
+        for one in &evicted {
+            // What is not known is unsigned.
+            let _ = self.execs.forget(&one.key);
+        }
+        let scid = verdict.as_ref().map_or(0, |verified| verified.scid);
+        let trusted = verdict.is_ok() || Facts::of(file).roots_alone;
+        let flags = if trusted { binary_flag::INTERPRETER } else { 0 };
+        key.map(|key| (key, Binary { scid, flags }))
+    }
+
+    fn forget(&mut self, group: &Fanotify, keys: Vec<BinaryKey>) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        for key in &keys {
+            self.execs.forget(key)?;
+        }
+        self.forget_marks(group)
+    }
+
+    /// Everything is asked for again.
+    fn flush(&mut self, group: &Fanotify) -> Result<()> {
+        self.execs.forget_all()?;
+        self.forget_marks(group)
+    }
+
+    /// Takes the marks off single files, and with them the knowledge of execs under way.
+    fn forget_marks(&mut self, group: &Fanotify) -> Result<()> {
+        for thread in self.chains.clear() {
+            self.execs.set_chain(thread, None)?;
+        }
+        let here = File::open("/").context("/")?;
+        mark(group, MarkFlags::FAN_MARK_FLUSH, MaskFlags::empty(), here.as_fd())
+    }
+
+    fn interprets(&self, file: &File) -> bool {
+        !self.interpreters.is_empty()
+            && file::name_of(file).is_some_and(|name| self.interpreters.contains(&name))
+    }
+}
+
+/// Marks a single file. The mark goes with the inode, should the kernel need its memory.
+fn mark(group: &Fanotify, how: MarkFlags, what: MaskFlags, fd: BorrowedFd<'_>) -> Result<()> {
+    let none: Option<&Path> = None;
+    let how =
+        if how == MarkFlags::FAN_MARK_FLUSH { how } else { how | MarkFlags::FAN_MARK_EVICTABLE };
+    group.mark(how, what, fd, none).context("a mark of the exec gate")
+}
