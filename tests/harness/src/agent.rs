@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long the agent may take to load its programs: an emulated machine verifies them slowly.
-const STARTUP: Duration = Duration::from_secs(120);
+const STARTUP: Duration = Duration::from_mins(2);
 
 /// `sigild`'s configuration file.
 #[derive(Clone, Debug, Serialize)]

@@ -140,7 +140,7 @@ impl Node {
                 "the policy has TRANSITION rules and `guard_exec` is empty: every program counts as unsigned"
             );
         }
-        self.status.backend = "fanotify".to_owned();
+        "fanotify".clone_into(&mut self.status.backend);
         self.status.guarded = guarded.iter().map(|path| path.display().to_string()).collect();
         Ok(Processes { gate, doomed, tasks: Arc::clone(&self.tasks) })
     }

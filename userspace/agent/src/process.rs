@@ -49,7 +49,7 @@ pub(crate) fn reap(mut doomed: Doomed, tasks: Arc<Tasks>) -> Result<oneshot::Rec
     let (failure, failed) = oneshot::channel();
     let run = move || {
         loop {
-            while let Some(doom) = doomed.next() {
+            while let Some(doom) = doomed.pop() {
                 kill(&doom, &tasks);
             }
             let mut polled = [PollFd::new(&doomed, PollFlags::IN)];
@@ -76,7 +76,7 @@ fn kill(doom: &Doom, tasks: &Tasks) {
         match pidfd_send_signal(&held, Signal::KILL) {
             Ok(()) => tracing::warn!(pid = doom.pid, "killed: it was forked against the rules"),
             Err(error) => {
-                tracing::error!(pid = doom.pid, "not killed, but without rights: {error}")
+                tracing::error!(pid = doom.pid, "not killed, but without rights: {error}");
             }
         }
     }
@@ -85,11 +85,11 @@ fn kill(doom: &Doom, tasks: &Tasks) {
 /// When a process started, in nanoseconds since boot, rounded down.
 fn started(pid: u32) -> Option<u64> {
     const TICK_NS: u64 = 10_000_000;
+    const START_AFTER_NAME: usize = 19;
     let mut stat = String::new();
     File::open(format!("/proc/{pid}/stat")).ok()?.read_to_string(&mut stat).ok()?;
     // The name may hold blanks and parentheses.
     let (_, after) = stat.rsplit_once(')')?;
-    const START_AFTER_NAME: usize = 19;
     let ticks: u64 = after.split_whitespace().nth(START_AFTER_NAME)?.parse().ok()?;
     ticks.checked_mul(TICK_NS)
 }

@@ -176,7 +176,7 @@ impl std::fmt::Debug for Doomed {
 
 impl Doomed {
     /// The next of them, if there is one.
-    pub fn next(&mut self) -> Option<Doom> {
+    pub fn pop(&mut self) -> Option<Doom> {
         loop {
             let item = self.ring.next()?;
             if item.len() >= size_of::<Doom>() {

@@ -112,13 +112,13 @@ pub(crate) fn name_of(file: &File) -> Option<String> {
 pub(crate) fn interpreter_names(script: &File) -> Vec<String> {
     let mut head = [0; 256];
     let length = script.read_at(&mut head, 0).unwrap_or(0);
-    let named = head.get(..length).and_then(|head| head.strip_prefix(b"#!")).and_then(|line| {
+    let first = head.get(..length).and_then(|head| head.strip_prefix(b"#!")).and_then(|line| {
         let line = line.split(|byte| *byte == b'\n').next()?;
         std::str::from_utf8(line).ok()?.split_whitespace().next()
     });
-    let Some(named) = named.map(Path::new) else { return Vec::new() };
-    let real = fs::canonicalize(named).ok();
-    let names = [Some(named), real.as_deref()].into_iter().flatten();
+    let Some(interpreter) = first.map(Path::new) else { return Vec::new() };
+    let real = fs::canonicalize(interpreter).ok();
+    let names = [Some(interpreter), real.as_deref()].into_iter().flatten();
     names.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect()
 }
 
@@ -147,8 +147,8 @@ mod tests {
     #[test]
     fn the_loader_is_one() {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
-        let loader = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
-        let loader = loader.filter(|path| path.contains("/ld-")).next().expect("a loader");
+        let mut paths = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
+        let loader = paths.find(|path| path.contains("/ld-")).expect("a loader");
         assert!(Facts::of(&File::open(loader).unwrap()).loader, "{loader}");
     }
 

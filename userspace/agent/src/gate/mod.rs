@@ -140,8 +140,11 @@ impl Gate {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error).context("the exec gate"),
             }
+            // Until they are dropped, nobody can write these files: first the kernel forgets them.
             let evicted = self.verdicts.sweep();
-            self.forget(group, evicted.into_iter().map(|one| one.key).collect())?;
+            let keys: Vec<_> = evicted.iter().map(|one| one.key).collect();
+            self.forget(group, &keys)?;
+            drop(evicted);
             if self.rules.has_changed().unwrap_or(false) {
                 let trust = self.rules.borrow_and_update().trust.clone();
                 // Whoever waits to write such a file goes on once nothing is derived from it.
@@ -254,11 +257,11 @@ impl Gate {
         key.map(|key| (key, Binary { scid, flags }))
     }
 
-    fn forget(&mut self, group: &Fanotify, keys: Vec<BinaryKey>) -> Result<()> {
+    fn forget(&mut self, group: &Fanotify, keys: &[BinaryKey]) -> Result<()> {
         if keys.is_empty() {
             return Ok(());
         }
-        for key in &keys {
+        for key in keys {
             self.execs.forget(key)?;
         }
         self.forget_marks(group)
