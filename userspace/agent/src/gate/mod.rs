@@ -205,15 +205,16 @@ impl Gate {
             return Ok(true);
         }
         if !facts.native {
-            // To learn of the end of its exec.
-            mark(group, MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_CLOSE, fd)?;
             let names = if binary.scid == 0 { Vec::new() } else { interpreter_names(&file) };
             let known = self.interpreters.len();
             self.interpreters.extend(names);
             if self.interpreters.len() != known {
                 self.forget_marks(group)?;
-                mark(group, MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_CLOSE, fd)?;
+                // But this exec goes on.
+                self.chains.asked(thread, &asked);
             }
+            // To learn of the end of its exec.
+            mark(group, MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_CLOSE, fd)?;
         }
         if self.rules.borrow().anybody_may(binary.scid) {
             if facts.native && facts.roots_alone && key.is_some() && !self.interprets(&file) {

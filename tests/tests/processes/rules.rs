@@ -1,0 +1,88 @@
+//! PROCESS and TRANSITION rules: what is refused, how that looks, and who is told.
+
+use anyhow::Result;
+use sigil_harness::{PATIENCE, until};
+
+use crate::{Bench, RIGID, SECURE, SINGLE, USER, gone, text};
+
+#[test]
+fn an_exec_that_no_rule_allows_fails_with_eperm_and_is_told() -> Result<()> {
+    let bench = Bench::start("rules-exec")?;
+    let program = bench.shell("program", false)?;
+    let mut watch = bench.node()?.watch()?;
+    // labelctl itself becomes the zone's process, and executes: out of a zone without EXECVE, nothing.
+    let output = bench.node()?.run_zone(RIGID, &[text(&program)?, "-c", "echo ran"])?;
+    assert!(output.stdout.is_empty() && !output.success(), "{output:?}");
+    assert!(output.stderr.contains("not permitted"), "{output:?}");
+    assert_eq!(output.code, 126, "{output:?}");
+    // Where nobody asked, it ends before its first instruction.
+    let output = bench.node()?.run_zone(RIGID, &["/bin/echo", "ran"])?;
+    assert_eq!((output.code, output.stdout.as_str()), (128 + 9, ""), "{output:?}");
+    let event = watch.next(PATIENCE, |event| event.reason == "process-permission")?;
+    assert_eq!(event.source.scid, RIGID);
+    assert!(bench.node()?.stats()?.dropped("process", "process-permission") >= 1);
+    bench.node()?.stats()?.balanced()
+}
+
+#[test]
+fn a_script_is_judged_as_any_program() -> Result<()> {
+    let bench = Bench::start("rules-script")?;
+    let shell = bench.shell("sh", false)?;
+    let body = format!("#!{}\necho ran\n", text(&shell)?);
+    let script = bench.programs.script("script", &body)?;
+    assert_eq!(bench.node()?.run_zone(USER, &[text(&script)?])?.stdout.trim(), "ran");
+    let refused = bench.node()?.run_zone(RIGID, &[text(&script)?])?;
+    assert!(refused.stdout.is_empty() && !refused.success(), "{refused:?}");
+    Ok(())
+}
+
+#[test]
+fn a_program_of_another_zone_needs_a_transition() -> Result<()> {
+    let bench = Bench::start("rules-transition")?;
+    let program = bench.shell("program", true)?;
+    let run = |zone| bench.node()?.run_zone(zone, &[text(&program)?, "-c", "echo ran"]);
+    assert_eq!(run(USER)?.stdout.trim(), "ran");
+    assert_eq!(run(SECURE)?.stdout.trim(), "ran", "of its own zone");
+    let refused = run(SINGLE)?;
+    assert!(refused.stdout.is_empty() && refused.code == 126, "{refused:?}");
+    Ok(())
+}
+
+#[test]
+fn a_child_that_no_rule_allows_dies_before_it_does_anything() -> Result<()> {
+    let bench = Bench::start("rules-fork")?;
+    let mut watch = bench.node()?.watch()?;
+    let program = "import os, socket, sys\n\
+                   child = os.fork()\n\
+                   if child == 0:\n\
+                   \x20   while True:\n\
+                   \x20       try:\n\
+                   \x20           socket.socket(socket.AF_INET, socket.SOCK_DGRAM); print('free', flush=True)\n\
+                   \x20       except OSError: pass\n\
+                   _, status = os.waitpid(child, 0)\n\
+                   print(child, os.WTERMSIG(status))\n";
+    let said = bench.python(SINGLE, program)?;
+    let (child, signal) = said.split_once(' ').unwrap_or_default();
+    assert_eq!(signal, "9", "{said}");
+    gone(child)?;
+    let event = watch.next(PATIENCE, |event| event.reason == "process-permission")?;
+    assert_eq!(event.process.map(|process| process.pid.to_string()).as_deref(), Some(child));
+    // Threads are no children.
+    let threads = "import threading\nthreading.Thread(target=lambda: print('ran')).start()";
+    assert_eq!(bench.python(SINGLE, threads)?, "ran");
+    let counted =
+        || Ok((bench.node()?.stats()?.dropped("process", "process-permission") == 1).then_some(()));
+    until("count of the refused fork", PATIENCE, counted)?;
+    bench.node()?.stats()?.balanced()
+}
+
+#[test]
+fn status_says_what_keeps_the_rules() -> Result<()> {
+    let bench = Bench::start("rules-status")?;
+    let status = bench.node()?.status()?;
+    assert_eq!(status["backend"], "fanotify");
+    assert_eq!(status["guarded"][0], text(bench.programs.path())?);
+    let table = bench.node()?.ctl(&["status"])?.stdout;
+    assert!(table.contains("a refused fork is killed, not refused"), "{table}");
+    Ok(())
+}
