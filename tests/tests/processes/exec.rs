@@ -1,11 +1,10 @@
 //! Which label a program has from its first instruction on, in every odd way to start one.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 
 use anyhow::Result;
 
-use crate::{Bench, PYTHON, SECURE, USER, WAIT, ready, text};
+use crate::{Bench, PYTHON, SECURE, USER, WAIT, ready, tamper, text};
 
 #[test]
 fn a_signed_program_gets_to_its_zone_and_a_copy_or_a_tampered_one_does_not() -> Result<()> {
@@ -13,13 +12,13 @@ fn a_signed_program_gets_to_its_zone_and_a_copy_or_a_tampered_one_does_not() -> 
     let signed = bench.shell("signed", true)?;
     let unsigned = bench.shell("unsigned", false)?;
     let tampered = bench.programs.copy(&signed, "tampered")?;
-    OpenOptions::new().append(true).open(&tampered)?.write_all(b"\0")?;
+    tamper(&tampered)?;
     for (program, label) in [(&signed, SECURE), (&unsigned, 0), (&tampered, 0), (&signed, SECURE)] {
         let process = bench.waiting(program)?;
         assert_eq!(bench.label_of(&process)?, label, "{}", program.display());
     }
     // The label is gone with the first byte that changes, also of a file that was judged before.
-    OpenOptions::new().append(true).open(&signed)?.write_all(b"\0")?;
+    tamper(&signed)?;
     assert_eq!(bench.label_of(&bench.waiting(&signed)?)?, 0);
     Ok(())
 }
@@ -168,6 +167,33 @@ fn children_inherit_and_stay_where_they_are() -> Result<()> {
     assert_eq!(bench.task(child.parse()?)?.scid(), SECURE);
     let user = bench.node()?.spawn_zone(USER, &[text(&signed)?, "-c", WAIT])?;
     assert_eq!(bench.label_of(&ready(user)?)?, SECURE, "by labelctl run");
+    Ok(())
+}
+
+/// An ended process's id, given to a child of somebody without a label.
+#[test]
+fn a_reused_id_has_nothing_of_who_had_it_before() -> Result<()> {
+    let bench = Bench::start("exec-reuse")?;
+    let signed = bench.waiting(&bench.shell("signed", true)?)?;
+    let id = signed.pid();
+    assert_eq!(bench.label_of(&signed)?, SECURE);
+    drop(signed);
+    assert_eq!(bench.task(id)?.scid(), SECURE, "the entry is still there");
+    // clone3 with set_tid.
+    let program = format!(
+        "import ctypes, time\n\
+         tid = ctypes.c_int32({id})\n\
+         args = (ctypes.c_uint64 * 11)()\n\
+         args[4], args[8], args[9] = 17, ctypes.addressof(tid), 1\n\
+         child = ctypes.CDLL(None, use_errno=True).syscall(435, args, ctypes.sizeof(args))\n\
+         if child: print(child, ctypes.get_errno(), flush=True)\n\
+         time.sleep(60)\n"
+    );
+    let parent = bench.node()?.spawn(&[PYTHON, "-c", &program])?;
+    let expected = format!("{id} 0");
+    let said = parent.wait_line(crate::PATIENCE, |_| true)?;
+    assert_eq!(said, expected);
+    assert_eq!(bench.task(id)?.scid(), 0);
     Ok(())
 }
 

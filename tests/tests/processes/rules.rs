@@ -3,7 +3,7 @@
 use anyhow::Result;
 use sigil_harness::{PATIENCE, until};
 
-use crate::{Bench, RIGID, SECURE, SINGLE, USER, gone, text};
+use crate::{Bench, RIGID, SECURE, SINGLE, STRICT, USER, gone, tamper, text};
 
 #[test]
 fn an_exec_that_no_rule_allows_fails_with_eperm_and_is_told() -> Result<()> {
@@ -46,6 +46,28 @@ fn a_program_of_another_zone_needs_a_transition() -> Result<()> {
     let refused = run(SINGLE)?;
     assert!(refused.stdout.is_empty() && refused.code == 126, "{refused:?}");
     Ok(())
+}
+
+#[test]
+fn a_zone_may_refuse_every_unsigned_and_every_tampered_program() -> Result<()> {
+    let bench = Bench::start("rules-unsigned")?;
+    let signed = bench.shell("signed", true)?;
+    let unsigned = bench.shell("unsigned", false)?;
+    let tampered = bench.programs.copy(&signed, "tampered")?;
+    tamper(&tampered)?;
+    let run = |program| bench.node()?.run_zone(STRICT, &[text(program)?, "-c", "echo ran"]);
+    for _ in 0..2 {
+        assert_eq!(run(&signed)?.stdout.trim(), "ran");
+        for program in [&unsigned, &tampered] {
+            let refused = run(program)?;
+            assert!(refused.stdout.is_empty() && refused.code == 126, "{refused:?}");
+        }
+    }
+    // Where the gate is not asked, it ends before its first instruction.
+    let output = bench.node()?.run_zone(STRICT, &["/bin/echo", "ran"])?;
+    assert_eq!((output.code, output.stdout.as_str()), (128 + 9, ""), "{output:?}");
+    assert_eq!(bench.node()?.stats()?.dropped("process", "unsigned"), 1);
+    bench.node()?.stats()?.balanced()
 }
 
 #[test]
