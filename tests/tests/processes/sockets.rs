@@ -71,9 +71,11 @@ fn a_connected_socket_dies_in_a_strangers_hands() -> Result<()> {
     giver.wait_line(PATIENCE, |line| line == "ready")?;
     let with = "first = attempt(lambda: sock.send(b'one'))\n\
                 os.write(fd, b'two')\n\
-                print(attempt(lambda: sock.recv(9)))";
+                print(attempt(lambda: sock.recv(9)), attempt(lambda: sock.recv(9)))";
     let said = bench.python(USER, &taker(text(&path)?, with))?;
-    assert_eq!(said, "TimeoutError");
+    // An answer to the first may be faster than the kernel's word that it was sent.
+    let silent = ["TimeoutError TimeoutError", "b'one' TimeoutError"];
+    assert!(silent.contains(&said.as_str()), "{said}");
     assert!(bench.node()?.stats()?.dropped("socket", "socket-label") >= 1);
     bench.node()?.stats()?.balanced()
 }
