@@ -24,6 +24,7 @@ mod socket;
 mod source;
 mod stamp;
 mod task;
+mod trouble;
 mod verify;
 mod wide;
 

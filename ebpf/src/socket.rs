@@ -23,7 +23,7 @@ use crate::{
     report::{self, Fate, Flow, Process},
     rules::{Refused, Rules},
     stamp::{egress_word, read, write},
-    task,
+    task, trouble,
 };
 
 const ALLOW: i32 = 1;
@@ -54,7 +54,11 @@ fn create(ctx: &SockContext, state: &mut SocketState) -> Result<(), Refusal> {
             return Err(DropReason::SocketPermission.into());
         }
     }
-    SOCKETS.of_new(ctx.sock, state).map(drop).ok_or(DropReason::NoMemory.into())
+    if SOCKETS.of_new(ctx.sock, state).is_none() {
+        trouble::tell(trouble::NO_STATE, 0);
+        return Err(DropReason::NoMemory.into());
+    }
+    Ok(())
 }
 
 #[cgroup_sock_addr(bind4)]

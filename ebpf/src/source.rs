@@ -22,6 +22,7 @@ use crate::{
     owner,
     packet::ports,
     rules::Rules,
+    trouble,
 };
 
 const AF_INET: u32 = 2;
@@ -198,5 +199,5 @@ fn closing_key(ip: Ipv4, transport: u32) -> ClosingKey {
 /// Remembers whose connection this was, when its socket sends FIN or RST and may soon be gone.
 #[inline(always)]
 pub(crate) fn remember_closing(ip: Ipv4, transport: u32, scid: u32) {
-    let _ = CLOSING.insert(closing_key(ip, transport), scid, 0);
+    trouble::expect(CLOSING.insert(closing_key(ip, transport), scid, 0));
 }

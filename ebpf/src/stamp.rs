@@ -35,6 +35,7 @@ use crate::{
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Refused, Rules},
     source::{self, Kind, Sender, remember_closing},
+    trouble,
 };
 
 /// The state of a socket that is connected to nothing.
@@ -319,6 +320,7 @@ fn write_option(
     // SAFETY: the context's own skb; every packet pointer is made anew afterwards.
     let failed = unsafe { bpf_skb_adjust_room(ctx.skb.skb, added as i32, BPF_ADJ_ROOM_NET, flags) };
     if failed != 0 {
+        trouble::tell(trouble::OPEN_ROOM, failed);
         return Err(DropReason::Resize);
     }
     let window = Window::now(ctx);
@@ -364,7 +366,7 @@ pub(crate) fn open_conversation(ctx: &TcContext, ip: Ipv4, port: u16) {
     let key =
         ConversationKey { cookie, address: ip.target(), port, protocol: u16::from(ip.protocol()) };
     if CONVERSATIONS.get_ptr(key).is_none() {
-        let _ = CONVERSATIONS.insert(key, Conversation { peer: 0 }, 0);
+        trouble::expect(CONVERSATIONS.insert(key, Conversation { peer: 0 }, 0));
     }
 }
 

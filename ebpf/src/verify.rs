@@ -40,6 +40,7 @@ use crate::{
     recent::Recent,
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Refused, Rules},
+    trouble,
 };
 
 /// What became of the frame's headers.
@@ -525,7 +526,14 @@ fn shorten(ctx: &TcContext) -> Result<(), DropReason> {
     let by = -(LABEL_LEN as i32);
     // SAFETY: the context's own skb.
     let failed = unsafe { bpf_skb_adjust_room(ctx.skb.skb, by, BPF_ADJ_ROOM_NET, flags) };
-    if failed == 0 { Ok(()) } else { Err(DropReason::Resize) }
+    if failed == 0 { Ok(()) } else { Err(unresized(failed)) }
+}
+
+/// The kernel did not change a packet's length.
+#[inline(always)]
+fn unresized(errno: i64) -> DropReason {
+    trouble::tell(trouble::CLOSE_ROOM, errno);
+    DropReason::Resize
 }
 
 /// The header as it was before it got the label, and the sum of what goes.

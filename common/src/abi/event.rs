@@ -114,3 +114,31 @@ pub mod event_slot {
     /// Number of slots.
     pub const COUNT: u32 = 3;
 }
+
+/// Kinds of [`Trouble`]: slots of `TROUBLES`.
+pub mod trouble {
+    /// A packet got no room for its label.
+    pub const OPEN_ROOM: u32 = 0;
+    /// A label could not be taken out of a packet.
+    pub const CLOSE_ROOM: u32 = 1;
+    /// A map took no entry.
+    pub const TABLE_FULL: u32 = 2;
+    /// A socket got no state.
+    pub const NO_STATE: u32 = 3;
+    /// Number of slots.
+    pub const COUNT: u32 = 4;
+}
+
+/// The value of `TROUBLES`: something that should never happen.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Trouble {
+    /// How often it did.
+    pub times: u64,
+    /// When the log was last told, `CLOCK_MONOTONIC` nanoseconds.
+    pub told_ns: u64,
+}
+const _: () = assert!(size_of::<Trouble>() == 16);
+
+/// The log is told of a trouble at most once in this time.
+pub const TROUBLE_INTERVAL_NS: u64 = 1_000_000_000;

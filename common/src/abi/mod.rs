@@ -101,6 +101,7 @@ mod pod {
         event::DropEvent,
         event::FlowKey,
         event::Seen,
+        event::Trouble,
         key::TxKey,
         key::RxKey,
         key::Node,

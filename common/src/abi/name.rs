@@ -127,3 +127,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const SEEN: &str = "SEEN";
 /// Events sent, lost, suppressed, per CPU.
 pub const EVENT_STATS: &str = "EVENT_STATS";
+/// [`super::event::trouble`] → [`super::event::Trouble`].
+pub const TROUBLES: &str = "TROUBLES";
+/// Ring of records for the agent's log, in aya-log's own format: another format is another ABI.
+pub const LOG: &str = "AYA_LOGS";

@@ -1,4 +1,4 @@
-//! From the kernel's ring to the log and to whoever watches.
+//! From the kernel's rings to the log and to whoever watches.
 
 use std::sync::Arc;
 use std::thread;
@@ -8,7 +8,7 @@ use anyhow::{Context, Error, Result, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use sigil_control::{Endpoint, Event, EventKind, MAX_REPLY, Reply, encode};
-use sigil_datapath::Events;
+use sigil_datapath::{Events, KernelLog};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -21,17 +21,25 @@ pub(crate) type Line = Arc<[u8]>;
 /// How many events wait for a slow watcher; then it loses the oldest, and is told how many.
 pub(crate) const QUEUE: usize = 4096;
 
-/// Reads the ring on a thread of its own, for as long as the agent lives. Should that fail, the
+/// What the kernel tells.
+#[derive(Debug)]
+pub(crate) struct Rings {
+    pub(crate) events: Events,
+    /// Troubles that should never be; the programs themselves limit their rate.
+    pub(crate) log: KernelLog,
+}
+
+/// Reads the rings on a thread of its own, for as long as the agent lives. Should that fail, the
 /// error comes out of the receiver.
 pub(crate) fn start(
-    mut ring: Events,
+    mut rings: Rings,
     names: watch::Receiver<Arc<Names>>,
     watchers: broadcast::Sender<Line>,
 ) -> Result<oneshot::Receiver<Error>> {
     let (failure, failed) = oneshot::channel();
     let pump = move || {
         let mut valve = Valve::new(Instant::now());
-        if let Err(error) = pump(&mut ring, &names, &watchers, &mut valve) {
+        if let Err(error) = pump(&mut rings, &names, &watchers, &mut valve) {
             // The agent may be ending; then nobody needs to know.
             let _ = failure.send(error);
         }
@@ -45,23 +53,25 @@ pub(crate) fn start(
 
 /// Waits for events and hands them on.
 fn pump(
-    ring: &mut Events,
+    Rings { events, log: kernel }: &mut Rings,
     names: &watch::Receiver<Arc<Names>>,
     watchers: &broadcast::Sender<Line>,
     valve: &mut Valve,
 ) -> Result<()> {
     loop {
-        let mut polled = [PollFd::new(ring, PollFlags::IN)];
+        let mut polled = [PollFd::new(events, PollFlags::IN), PollFd::new(kernel, PollFlags::IN)];
         match poll(&mut polled, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error).context("the ring of events"),
         }
-        let [ready] = &polled;
-        ensure!(
-            !ready.revents().intersects(PollFlags::ERR | PollFlags::NVAL),
-            "the ring of events is gone"
-        );
-        while let Some(raw) = ring.next() {
+        for ready in &polled {
+            ensure!(
+                !ready.revents().intersects(PollFlags::ERR | PollFlags::NVAL),
+                "the ring of events is gone"
+            );
+        }
+        kernel.flush();
+        while let Some(raw) = events.next() {
             let event = report::event(&raw, &names.borrow());
             log(&event, valve);
             let line = encode(&Reply::Event(event), MAX_REPLY).context("an event")?;

@@ -86,10 +86,10 @@ fn run(cli: &Cli) -> Result<()> {
     confine::hide_memory();
     let listener = serve::bind(&config)?;
     let config = Arc::new(config);
-    let (node, events, processes) = Node::start(Arc::clone(&config), &options)?;
+    let (node, rings, processes) = Node::start(Arc::clone(&config), &options)?;
     // Capabilities belong to threads: those of the runtime start after this and inherit.
     confine::drop_privileges()?;
-    serve::run(config, node, events, processes, listener, &Notify::from_env())
+    serve::run(config, node, rings, processes, listener, &Notify::from_env())
 }
 
 fn log_to_stderr() {

@@ -8,12 +8,13 @@ use anyhow::{Result, anyhow};
 use sigil_common::abi::policy::PROTECTION_AUTHENTICATE;
 use sigil_common::abi::process::Task;
 use sigil_control::{Attached, Failure, FailureKind, HeldKeys, Labelled, Loaded, Stats, Status};
-use sigil_datapath::{Datapath, Doomed, EpochKeys, Error, Events, Options, Origin, Tasks};
+use sigil_datapath::{Datapath, Doomed, EpochKeys, Error, Options, Origin, Tasks};
 use sigil_policy::NodeRules;
 use tokio::sync::watch;
 
 use crate::authorise::{Client, Denied, Permit, authorise};
 use crate::config::Config;
+use crate::feed::Rings;
 use crate::gate::{ExecRules, Gate};
 use crate::keys::Keys;
 use crate::names::Names;
@@ -72,7 +73,7 @@ impl Node {
     pub(crate) fn start(
         config: Arc<Config>,
         options: &Options,
-    ) -> Result<(Self, Events, Processes)> {
+    ) -> Result<(Self, Rings, Processes)> {
         let snid = config.snid.get();
         let keys = read_keys(&config)?;
         let kept = Kept::read(&config.state);
@@ -98,7 +99,7 @@ impl Node {
         };
         let kept = Kept::new(&document, admitted.rules.serial);
         let attached = datapath.attach()?;
-        let events = datapath.events()?;
+        let rings = Rings { events: datapath.events()?, log: datapath.log()? };
         let tasks = Arc::new(datapath.tasks()?);
         let status = Status {
             snid,
@@ -122,7 +123,7 @@ impl Node {
         };
         node.in_force(&admitted.rules, generation);
         let processes = node.govern(gate_rules)?;
-        Ok((node, events, processes))
+        Ok((node, rings, processes))
     }
 
     /// Labels what runs already, then guards execs: the programs that follow processes are attached.

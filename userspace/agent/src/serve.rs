@@ -12,7 +12,7 @@ use sigil_control::{
     Failure, FailureKind, Lines, MAX_REPLY, MAX_REQUEST, MAX_SMALL_REQUEST, Reply, Request, decode,
     encode,
 };
-use sigil_datapath::{Events, LinkWatch};
+use sigil_datapath::LinkWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::authorise::Permit;
 use crate::config::Config;
-use crate::feed::{self, Line};
+use crate::feed::{self, Line, Rings};
 use crate::node::{Node, Processes};
 use crate::notify::Notify;
 use crate::peer::Peer;
@@ -65,14 +65,14 @@ pub(crate) fn bind(config: &Config) -> Result<net::UnixListener> {
 pub(crate) fn run(
     config: Arc<Config>,
     node: Node,
-    events: Events,
+    rings: Rings,
     processes: Processes,
     listener: net::UnixListener,
     notify: &Notify,
 ) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let served = runtime.block_on(serve(config, node, events, processes, listener, notify));
+    let served = runtime.block_on(serve(config, node, rings, processes, listener, notify));
     notify.send("STOPPING=1");
     // A reload that is under way gets its time; a watcher does not.
     runtime.shutdown_timeout(PATIENCE);
@@ -82,7 +82,7 @@ pub(crate) fn run(
 async fn serve(
     config: Arc<Config>,
     node: Node,
-    events: Events,
+    rings: Rings,
     processes: Processes,
     listener: net::UnixListener,
     notify: &Notify,
@@ -94,7 +94,7 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = UnixListener::from_std(listener)?;
     let (watchers, _) = broadcast::channel(feed::QUEUE);
-    let mut feed = feed::start(events, node.names(), watchers.clone())?;
+    let mut feed = feed::start(rings, node.names(), watchers.clone())?;
     let socket = config.socket.clone();
     let agent =
         Arc::new(Agent { config, node: Mutex::new(node), watchers, seats: Seats::default() });

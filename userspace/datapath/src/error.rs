@@ -164,6 +164,9 @@ pub enum Error {
     /// The object could not be loaded.
     #[error("cannot load the eBPF object")]
     Load(#[from] Box<aya::EbpfError>),
+    /// The log's ring cannot be read.
+    #[error("the ring of log records")]
+    Log(#[from] aya_log::Error),
     /// The object lacks a program or a map: it is not the one this crate was built for.
     #[error("the eBPF object has no {0}")]
     Missing(String),

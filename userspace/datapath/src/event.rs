@@ -1,8 +1,9 @@
-//! The ring of events.
+//! The rings of events and of log records.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
 use sigil_common::abi::event::DropEvent;
 
 /// Reads drops and alarms as the kernel reports them; readable when some are there.
@@ -45,5 +46,29 @@ impl AsFd for Events {
 impl AsRawFd for Events {
     fn as_raw_fd(&self) -> RawFd {
         self.ring.as_raw_fd()
+    }
+}
+
+/// Hands what the programs log on to the process's own log; readable when there is something.
+pub struct KernelLog {
+    pub(crate) logger: EbpfLogger<&'static dyn log::Log>,
+}
+
+impl std::fmt::Debug for KernelLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KernelLog").finish_non_exhaustive()
+    }
+}
+
+impl KernelLog {
+    /// Logs what is there.
+    pub fn flush(&mut self) {
+        self.logger.flush();
+    }
+}
+
+impl AsFd for KernelLog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.logger.as_fd()
     }
 }

@@ -25,7 +25,7 @@ mod sys;
 pub use attach::Attached;
 pub use counter::{Counters, EventCounters, PairDrop, Row};
 pub use error::Error;
-pub use event::Events;
+pub use event::{Events, KernelLog};
 pub use install::Applied;
 pub use keys::{EpochKeys, Pair};
 pub use load::{Datapath, InForce, Origin};

@@ -60,7 +60,7 @@ pub struct InForce {
 }
 
 /// Maps that live in pins.
-pub(crate) const PINNED: [&str; 28] = [
+pub(crate) const PINNED: [&str; 30] = [
     name::CONFIG,
     name::GENERATIONS,
     name::PEERS,
@@ -89,6 +89,8 @@ pub(crate) const PINNED: [&str; 28] = [
     name::EVENTS,
     name::SEEN,
     name::EVENT_STATS,
+    name::TROUBLES,
+    name::LOG,
 ];
 
 impl Datapath {
@@ -171,6 +173,14 @@ impl Datapath {
         let map = map.ok_or_else(|| Error::Missing(name::EVENTS.to_owned()))?;
         let ring = aya::maps::RingBuf::try_from(map).map_err(Error::map(name::EVENTS))?;
         Ok(crate::Events { ring })
+    }
+
+    /// The kernel's part of the log; can be taken once.
+    ///
+    /// # Errors
+    /// [`Error::Log`] the second time.
+    pub fn log(&mut self) -> Result<crate::KernelLog, Error> {
+        Ok(crate::KernelLog { logger: aya_log::EbpfLogger::init(&mut self.bpf)? })
     }
 
     pub(crate) fn generation(&self) -> Result<Generation, Error> {
