@@ -69,6 +69,22 @@ fn streams_and_datagrams(mode: &str) -> Result<()> {
     nothing_is_lost(&cluster)
 }
 
+/// The kernel lengthens no packet of more than 16 KiB; a device may carry longer ones.
+#[test]
+fn streams_and_datagrams_on_a_device_of_64_kib() -> Result<()> {
+    let setting = Setting { mode: "tc", ..Setting::of(POLICY) };
+    let mut cluster = Cluster::prepare("sizes", &setting)?;
+    for name in ["one", "two"] {
+        let member = cluster.member(name)?;
+        member.node.netns().ip("link set eth0 mtu 65535")?;
+        let port = member.node.port();
+        cluster.lab.switch().ip(&format!("link set {port} mtu 65535"))?;
+        cluster.member(name)?.start()?;
+        assert!(route(cluster.node(name)?, "10.77.0.0/24")?.contains("mtu 16000"));
+    }
+    nothing_is_lost(&cluster)
+}
+
 /// A covered payload has to be in one piece when it is stamped.
 fn covered_payloads(mode: &str) -> Result<()> {
     let cluster = cluster(COVERED, mode)?;
@@ -98,10 +114,17 @@ fn room_is_reserved_and_given_back() -> Result<()> {
     let reserved = || Ok(route(&member.node, "10.88.2.0/24")?.contains("mtu 1460").then_some(()));
     until("room on a route that came later", PATIENCE, reserved)?;
 
-    // It outlives the agent, as enforcement does.
+    // It outlives the agent, as enforcement does; even one killed right after it changed a route.
     member.take_agent()?.kill9()?;
     assert!(route(&member.node, "10.77.0.0/24")?.contains("mtu 1460"));
     member.start()?;
+    // The device's MTU is the operator's; the room follows it.
+    for (device, route_mtu) in [(9000, "mtu 8960"), (1400, "mtu 1360"), (65535, "mtu 16000")] {
+        member.node.netns().ip(&format!("link set eth0 mtu {device}"))?;
+        let follows = || Ok(route(&member.node, "10.77.0.0/24")?.contains(route_mtu).then_some(()));
+        until("room beside another MTU", PATIENCE, follows)?;
+    }
+    assert!(route(&member.node, "10.88.1.0/24")?.contains("mtu 1300"));
     member.take_agent()?.detach(&member.node)?;
     assert_eq!((route(&member.node, "10.77.0.0/24")?, gso_max_segs(&member.node)?), before);
     assert!(route(&member.node, "10.88.1.0/24")?.contains("mtu 1300"));

@@ -26,6 +26,10 @@ use crate::error::Error;
 #[expect(clippy::cast_possible_truncation, reason = "40")]
 const ROOM: u32 = AUTH_LEN as u32;
 
+/// The longest packet of one segment that the kernel lets a program lengthen: 16 KiB less its own
+/// bookkeeping (`SKB_MAX_ALLOC`), Ethernet and VLAN headers, and the label; rounded down.
+const LENGTHENED_MAX: u32 = 16_000;
+
 /// The local table: addresses of this node, which no label travels to.
 const TABLE_LOCAL: u32 = 255;
 
@@ -37,8 +41,24 @@ pub(crate) struct Reserved {
     /// Whether the device merged received packets before.
     #[serde(default)]
     pub(crate) gro: Option<bool>,
-    /// Route → its MTU metric before (0: none).
-    pub(crate) routes: BTreeMap<String, u32>,
+    /// Route → its MTU metrics.
+    pub(crate) routes: BTreeMap<String, RouteMtu>,
+}
+
+/// MTU metrics of a route (0: none).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RouteMtu {
+    /// What it had before.
+    before: u32,
+    /// What it was given.
+    given: u32,
+}
+
+/// A route that needs another MTU.
+#[derive(Debug)]
+pub(crate) struct Change {
+    key: String,
+    route: RouteMessage,
 }
 
 /// What is known of an interface.
@@ -50,6 +70,13 @@ pub(crate) struct Interface {
     pub(crate) master: Option<u32>,
     /// A link between namespaces of this machine, where super-frames cross whole.
     pub(crate) virtual_link: bool,
+}
+
+impl Interface {
+    /// The MTU that leaves room for the label.
+    fn room(&self) -> u32 {
+        self.mtu.saturating_sub(ROOM).min(LENGTHENED_MAX)
+    }
 }
 
 /// A connection to the kernel's routing tables.
@@ -131,27 +158,58 @@ impl Netlink {
             .collect())
     }
 
-    /// Gives every route out of an interface an MTU with room for the label.
-    pub(crate) fn reserve(&mut self, of: &Interface, reserved: &mut Reserved) -> Result<(), Error> {
-        let room = of.mtu.saturating_sub(ROOM);
+    /// Which routes out of an interface need another MTU to leave room for the label. What they have
+    /// is noted in `reserved`, to be on disk before [`Netlink::reserve`] changes them.
+    pub(crate) fn without_room(
+        &mut self,
+        of: &Interface,
+        reserved: &mut Reserved,
+    ) -> Result<Vec<Change>, Error> {
+        let room = of.room();
+        let mut changes = Vec::new();
         for (route, mtu) in self.routes(of.index)? {
-            if mtu != 0 && mtu <= room {
-                continue;
+            let key = key(&route);
+            match reserved.routes.get_mut(&key) {
+                // Changed, and the agent ended before it was noted.
+                Some(noted) if mtu == room => noted.given = room,
+                // The device has another MTU since.
+                Some(noted) if mtu == noted.given => changes.push(Change { key, route }),
+                // An operator's own.
+                _ if mtu != 0 && mtu <= room => {}
+                _ => {
+                    let first = RouteMtu { before: mtu, given: room };
+                    reserved.routes.insert(key.clone(), first);
+                    changes.push(Change { key, route });
+                }
             }
-            reserved.routes.entry(key(&route)).or_insert(mtu);
+        }
+        Ok(changes)
+    }
+
+    /// Changes routes that [`Netlink::without_room`] found.
+    pub(crate) fn reserve(
+        &mut self,
+        of: &Interface,
+        changes: Vec<Change>,
+        reserved: &mut Reserved,
+    ) -> Result<(), Error> {
+        let room = of.room();
+        for Change { key, route } in changes {
             self.replace(with_mtu(route, room))?;
+            if let Some(held) = reserved.routes.get_mut(&key) {
+                held.given = room;
+            }
         }
         Ok(())
     }
 
     /// Gives back what [`Netlink::reserve`] took; routes that have another MTU by now keep it.
     pub(crate) fn release(&mut self, of: &Interface, reserved: &Reserved) -> Result<(), Error> {
-        let room = of.mtu.saturating_sub(ROOM);
         for (route, mtu) in self.routes(of.index)? {
-            if let Some(before) = reserved.routes.get(&key(&route))
-                && mtu == room
+            if let Some(held) = reserved.routes.get(&key(&route))
+                && (mtu == held.given || mtu == of.room())
             {
-                self.replace(with_mtu(route, *before))?;
+                self.replace(with_mtu(route, held.before))?;
             }
         }
         Ok(())
