@@ -84,6 +84,10 @@ fn judge(
         owner::usable(state)?;
     }
     let (guarded, mark) = mark_of(ctx, &rules);
+    let control = state.as_deref().is_some_and(|state| state.flags & socket_flag::CONTROL != 0);
+    if control || mark == mark::CONTROL {
+        return line(ctx, &rules, control);
+    }
     let word = u64::from(mark) << 32 | u64::from(rules.number());
     // A packet from outside the guarded interfaces, for a socket with no ScID of its own: one that
     // is older than enforcement, the kernel's, or an unlabelled process's.
@@ -94,6 +98,20 @@ fn judge(
         return Ok(());
     }
     slow(ctx, &rules, sk, state, mark, guarded, word)
+}
+
+/// The agent's line to a server takes what comes from there, and nothing else takes that: TLS tells
+/// whether it is the server's.
+#[inline(always)]
+fn line(ctx: &SkBuffContext, rules: &Rules, control: bool) -> Result<(), Refused> {
+    let facts = Facts::of(ctx, Source::SkbNetwork(ctx.skb.skb));
+    if control
+        && facts.protocol == protocol::TCP
+        && rules.is_server(facts.address, facts.remote_port)
+    {
+        return Ok(());
+    }
+    Err(DropReason::Unlabelled.between(Label::default(), rules.own(0)))
 }
 
 /// Whether the packet came in where Sigil stands guard, and then the mark that it set.

@@ -10,7 +10,11 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use sigil_common::{
-    abi::{policy::PROTECTION_INTEGRITY, rule::mark, socket::socket_flag},
+    abi::{
+        policy::PROTECTION_INTEGRITY,
+        rule::mark,
+        socket::{SocketState, socket_flag},
+    },
     decide::{self, Refusal, Taker},
     label::Label,
     verdict::{DropReason, Hook},
@@ -73,6 +77,10 @@ fn stamp(ctx: &TcContext) -> Option<u32> {
     let sender = Sender::of(ctx, &rules, ip, transport);
     if sender.kind == Kind::Packet {
         return None;
+    }
+    let control = |state: &mut SocketState| state.flags & socket_flag::CONTROL != 0;
+    if sender.state().is_some_and(control) {
+        return Some(0);
     }
     let Ok(scid) = sender.scid() else { return Some(0) };
     // Which zone of this node it goes to is known on delivery, where answers are judged exactly.

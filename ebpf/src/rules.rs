@@ -3,7 +3,7 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use sigil_common::{
     abi::{
-        Config, Generation, config_flag,
+        Config, Generation, config_flag, control,
         process::{ProcessRule, TransitionKey},
         rule::{NO_NODE, NodeRef, Peer, PortKey, SocketRule, Verdict, VerdictKey},
     },
@@ -51,6 +51,14 @@ impl Rules {
     #[inline(always)]
     pub(crate) fn observing() -> bool {
         CONFIG.get(0).is_some_and(|config| config.flags & config_flag::OBSERVE != 0)
+    }
+
+    /// Whether a server is there, by its TCP address.
+    #[inline(always)]
+    pub(crate) fn is_server(&self, address: u32, port: u16) -> bool {
+        let [a, b, c, d] = self.config.control;
+        let asked = control(address, port);
+        asked != 0 && (a == asked || b == asked || c == asked || d == asked)
     }
 
     #[inline(always)]

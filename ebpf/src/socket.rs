@@ -222,11 +222,14 @@ fn connect(
     asked: Asked,
 ) -> Result<(), Refusal> {
     state.peer = 0;
-    state.flags &= socket_flag::FOREIGN;
+    state.flags &= socket_flag::FOREIGN | socket_flag::CONTROL;
     write(&mut state.ingress, 0);
     write(&mut state.egress, 0);
     if given != 0 {
         permitted(rules, scid, CONNECT)?;
+    }
+    if state.flags & socket_flag::CONTROL != 0 && rules.is_server(asked.address, asked.port) {
+        return Ok(());
     }
     reach(rules, given, scid, asked, true)
 }

@@ -101,6 +101,14 @@ fn egress(ctx: &TcContext) -> Result<(), Refusal> {
     if sender.kind == Kind::Forwarded {
         return Ok(());
     }
+    // The agent's line to a server does not depend on the rules that come over it.
+    if ip.protocol() == protocol::TCP
+        && ip.first_fragment()
+        && rules.is_server(ip.target(), ports(transport).1)
+        && sender.state().is_some_and(|state| state.flags & socket_flag::CONTROL != 0)
+    {
+        return Ok(());
+    }
     let send = judge(ctx, &rules, ip, transport, &sender)?;
     if ip.protocol() == protocol::TCP && closes(window, ip) {
         remember_closing(ip, transport, send.label.scid);

@@ -21,7 +21,7 @@ use sigil_common::{
         rule::{Peer, Verdict, mark},
         socket::FragmentKey,
     },
-    decide::{self, Refusal, Taker},
+    decide::{self, Refusal, Taker, protocol},
     icv::{self, ChecksumField, IcvInput, Suite},
     label::Label,
     replay::{self, Ring, WINDOW},
@@ -36,7 +36,7 @@ use crate::{
     atomic,
     mac::{self, Payload},
     maps::{FRAGMENTS, NODES, RX_KEYS},
-    packet::{self, ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IP_LEN, Source, Window},
+    packet::{self, ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IP_LEN, Source, Window, ports},
     recent::Recent,
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Refused, Rules},
@@ -187,6 +187,9 @@ fn judge(
             return Err(DropReason::BadDoi.into());
         }
         labelled(&rules, window, packet, ip, transport, tag, whole)?
+    } else if from_server(&rules, window, ip, transport) {
+        verified.mark = mark::CONTROL;
+        return Ok(());
     } else {
         let label = unlabelled(&rules, ip)?;
         // The operator vouches for hosts of the perimeter: no protection can be asked of them.
@@ -362,6 +365,22 @@ fn check_span(key: *mut RxKey, seq: u64, count: u64) -> Result<(), DropReason> {
 #[inline(never)]
 fn mark_span(key: *mut RxKey, seq: u64, count: u64) -> Result<(), DropReason> {
     replay::Window(Held(key)).mark_span(seq, count)
+}
+
+/// An answer of a server, for the agent's line to it: nothing else takes it, see `deliver`. What
+/// opens a connection is none.
+#[inline(always)]
+fn from_server(rules: &Rules, window: Window, ip: Ipv4, transport: u32) -> bool {
+    const RST_ACK: u16 = 0x0014;
+    let answer = || {
+        // The mask bounds the offset for the verifier; read with the byte before it, see `stamp`.
+        let at = ETH_LEN + (ip.header_len() & 0x3c) as usize + 12;
+        window.read::<u16>(at).is_ok_and(|word| u16::from_be(word) & RST_ACK != 0)
+    };
+    ip.protocol() == protocol::TCP
+        && !ip.fragmented()
+        && rules.is_server(ip.source(), ports(transport).0)
+        && answer()
 }
 
 /// A packet without a label: only hosts of the perimeter may send one.

@@ -93,6 +93,7 @@ impl Kernel {
             observe: false,
             doi: DEFAULT_DOI,
             pass_ethertypes: Vec::new(),
+            servers: Vec::new(),
             limits: Limits { nodes: 8, handles: 256, conversations: 256 },
         };
         let (mut datapath, _) = Datapath::open(&options)?;

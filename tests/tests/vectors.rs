@@ -35,6 +35,7 @@ impl Kernel {
             observe: false,
             doi: [0x10, 0, 0x10, 0],
             pass_ethertypes: Vec::new(),
+            servers: Vec::new(),
             limits: Limits::default(),
         };
         let (mut datapath, _) = Datapath::open(&options)?;

@@ -122,6 +122,7 @@ impl Sigil {
             observe: false,
             doi: DEFAULT_DOI,
             pass_ethertypes: Vec::new(),
+            servers: Vec::new(),
             limits: Limits { nodes: 16, handles: count + (1 << 10), conversations: 1 << 12 },
         };
         let (datapath, sizes) = node.netns().enter(|| {

@@ -13,7 +13,7 @@ pub mod rule;
 pub mod socket;
 
 /// Generation of this layout; the agent refuses to adopt pinned maps of another one.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Flags of [`Config::flags`].
 pub mod config_flag {
@@ -34,6 +34,15 @@ pub const PASS_ETHERTYPES: usize = 8;
 
 /// Interfaces that one agent guards, loopback included.
 pub const INTERFACES: usize = 8;
+
+/// Servers that a node's agent reaches whatever the rules say.
+pub const CONTROLS: usize = 4;
+
+/// A server's TCP address in [`Config::control`].
+#[must_use]
+pub const fn control(address: u32, port: u16) -> u64 {
+    (address as u64) << 16 | port as u64
+}
 
 /// The node's own settings. One entry; `active` is the only field that changes while programs run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,8 +66,10 @@ pub struct Config {
     pub pad: u32,
     /// Fingerprint of the object whose programs are attached.
     pub build: u64,
+    /// Made by [`control`]; 0 is an empty place.
+    pub control: [u64; CONTROLS],
 }
-const _: () = assert!(size_of::<Config>() == 80);
+const _: () = assert!(size_of::<Config>() == 112);
 
 /// One bank's header: what a generation of rules says about this node itself.
 #[derive(Clone, Copy, Debug, Default)]

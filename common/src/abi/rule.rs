@@ -133,6 +133,10 @@ pub mod mark {
     /// Handles are 1..=`HANDLE_MAX`.
     pub const HANDLE_MAX: u32 = HANDLE_MASK;
 
+    /// An unlabelled packet from a server, for the agent's line to it and for no other socket. No
+    /// label has this mark: there is no protection 3.
+    pub const CONTROL: u32 = u32::MAX;
+
     /// Packs a mark. `protection` is what the packet had, one of `PROTECTION_*`.
     #[inline(always)]
     #[must_use]

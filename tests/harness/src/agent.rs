@@ -1,6 +1,6 @@
 //! A node's `sigild`.
 
-use crate::{Node, Output, PATIENCE, Process, binary};
+use crate::{Node, Output, PATIENCE, Process, ServerTable, binary};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde::Serialize;
@@ -18,7 +18,8 @@ const STARTUP: Duration = Duration::from_mins(2);
 pub struct Config {
     /// This node's `SnID`.
     pub snid: u32,
-    /// The DSP document.
+    /// The DSP document; empty under a server.
+    #[serde(skip_serializing_if = "is_empty")]
     pub policy: PathBuf,
     /// The node's keys.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,6 +49,13 @@ pub struct Config {
     /// Who may run commands in which zones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub run: Vec<Run>,
+    /// The Security Server, which brings policy and keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerTable>,
+}
+
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 /// Sizes of the kernel's maps; the agent's defaults where there is none.
@@ -89,7 +97,28 @@ impl Config {
             guard_exec: Vec::new(),
             limits: Limits::default(),
             run: Vec::new(),
+            server: None,
         }
+    }
+
+    /// As [`Config::new`], under a Security Server.
+    #[must_use]
+    pub fn under_server(node: &Node, snid: u32) -> Self {
+        let credential = node.directory().join("credential.toml");
+        let server = Some(ServerTable { credential });
+        Self { server, ..Self::new(node, snid, Path::new(""), None) }
+    }
+
+    /// Writes the file, and says where it is.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    pub fn write(&self, node: &Node) -> Result<PathBuf> {
+        let file = node.directory().join("sigild.toml");
+        fs::write(&file, toml::to_string(self)?)?;
+        fs::create_dir_all(&self.state)?;
+        Ok(file)
     }
 }
 
@@ -107,9 +136,7 @@ impl Agent {
     ///
     /// It ended, or is not ready in time; with what it printed.
     pub fn start(node: &Node, config: &Config) -> Result<Self> {
-        let file = node.directory().join("sigild.toml");
-        fs::write(&file, toml::to_string(config)?)?;
-        fs::create_dir_all(&config.state)?;
+        let file = config.write(node)?;
         let notify = node.directory().join("notify.sock");
         drop(fs::remove_file(&notify));
         let ready = UnixDatagram::bind(&notify)?;

@@ -1,6 +1,6 @@
 //! A lab with an agent on every node that a policy declares.
 
-use crate::{Agent, Config, Lab, Middlebox, Node, Tampering, binary};
+use crate::{Agent, Config, Lab, Middlebox, Node, Server, Tampering, binary};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::net::Ipv4Addr;
@@ -90,6 +90,34 @@ impl Cluster {
         let mut cluster = Self::assemble(lab, vec![(one, first), (two, second)], setting)?;
         cluster.members.iter_mut().try_for_each(Member::start)?;
         Ok((cluster, middlebox))
+    }
+
+    /// As [`Cluster::start`], under a Security Server on a host of its own, 10.77.0.100, which no
+    /// policy knows. `settings` go below the server's configuration.
+    ///
+    /// # Errors
+    ///
+    /// The server or an agent does not start, or a node does not follow.
+    pub fn under_server(
+        name: &str,
+        setting: &Setting,
+        settings: &str,
+    ) -> Result<(Self, Node, Server)> {
+        let mut cluster = Self::prepare(name, &Setting { suite: None, ..setting.clone() })?;
+        let host = cluster.lab.node("ss", 100)?;
+        let named = roxmltree::Document::parse(setting.policy)?;
+        let named = named.root_element().attribute("cluster").context("no cluster")?.to_owned();
+        let server = Server::start(&host, &named, settings)?;
+        let policy = cluster.members.first().context("the policy declares no node")?;
+        server.administer(&host, &["policy", "push", &policy.config.policy.to_string_lossy()])?;
+        for member in &mut cluster.members {
+            let (snid, mode) = (member.config.snid, member.config.mode.clone());
+            member.config = Config { mode, ..Config::under_server(&member.node, snid) };
+            server.join(&host, &member.node, snid, &member.config.write(&member.node)?)?;
+            member.start()?;
+        }
+        server.settled(&host)?;
+        Ok((cluster, host, server))
     }
 
     fn assemble(lab: Lab, nodes: Vec<(Node, Declared)>, setting: &Setting) -> Result<Self> {

@@ -17,6 +17,7 @@ pub mod packet;
 mod process;
 mod programs;
 pub mod report;
+pub mod server;
 pub mod traffic;
 
 pub use agent::{Agent, Config, Limits, Run};
@@ -28,6 +29,7 @@ pub use netns::Netns;
 pub use process::{Output, Process, binary};
 pub use programs::Programs;
 pub use report::{Event, Stats, Watch};
+pub use server::{Server, ServerTable};
 
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};

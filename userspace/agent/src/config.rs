@@ -1,5 +1,6 @@
 //! The configuration file.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::{fs, io};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
-use sigil_common::abi::{INTERFACES, PASS_ETHERTYPES};
+use sigil_common::abi::{CONTROLS, INTERFACES, PASS_ETHERTYPES};
 use sigil_control::ZoneRef;
 use sigil_datapath as datapath;
 
@@ -17,9 +18,12 @@ use sigil_datapath as datapath;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
     pub(crate) snid: NonZeroU32,
-    pub(crate) policy: PathBuf,
-    /// None on a network whose packets carry labels only.
-    pub(crate) keys: Option<PathBuf>,
+    /// None under a Security Server.
+    policy: Option<PathBuf>,
+    /// None on a network whose packets carry labels only, and under a Security Server.
+    keys: Option<PathBuf>,
+    /// The Security Server, where there is one.
+    pub(crate) server: Option<Server>,
     #[serde(deserialize_with = "interfaces")]
     pub(crate) interfaces: Vec<String>,
     #[serde(default)]
@@ -44,6 +48,24 @@ pub(crate) struct Config {
     limits: Limits,
     #[serde(default)]
     pub(crate) run: Vec<Grant>,
+}
+
+/// The Security Server, which brings the policy and the keys.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Server {
+    /// What `sigild join` wrote.
+    #[serde(default)]
+    pub(crate) credential: PathBuf,
+}
+
+/// Where policy and keys come from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Origin<'a> {
+    /// From files of the operator's.
+    Files { policy: &'a Path, keys: Option<&'a Path> },
+    /// From a Security Server.
+    Server(&'a Server),
 }
 
 /// Who besides root may start commands in which zones.
@@ -90,17 +112,49 @@ impl Config {
 
     fn parse(text: &str, base: &Path) -> Result<Self> {
         let mut config: Self = toml::from_str(text)?;
-        let own = [&mut config.policy, &mut config.bpffs, &mut config.socket, &mut config.state];
-        let optional =
-            config.keys.iter_mut().chain(&mut config.cgroup).chain(&mut config.guard_exec);
+        let own = [&mut config.bpffs, &mut config.socket, &mut config.state];
+        let optional = config.policy.iter_mut().chain(&mut config.keys);
+        let optional = optional.chain(&mut config.cgroup).chain(&mut config.guard_exec);
         for path in own.into_iter().chain(optional) {
             *path = base.join(&*path);
         }
+        if let Some(server) = &mut config.server {
+            ensure!(
+                config.policy.is_none() && config.keys.is_none(),
+                "under a [server], policy and keys come from there: delete `policy` and `keys`"
+            );
+            *server = match server.credential.as_os_str().is_empty() {
+                true => Server { credential: config.state.join(CREDENTIAL) },
+                false => Server { credential: base.join(&server.credential) },
+            };
+        }
+        ensure!(
+            config.server.is_some() || config.policy.is_some(),
+            "say where the policy comes from: `policy`, or a [server]"
+        );
         Ok(config)
     }
 
-    /// The datapath's part.
-    pub(crate) fn options(&self) -> Result<datapath::Options> {
+    /// Where policy and keys come from.
+    pub(crate) fn origin(&self) -> Origin<'_> {
+        match (&self.server, &self.policy) {
+            (None, Some(policy)) => Origin::Files { policy, keys: self.keys.as_deref() },
+            (Some(server), _) => Origin::Server(server),
+            (None, None) => Origin::Files { policy: Path::new(""), keys: None },
+        }
+    }
+
+    /// The datapath's part. The servers are those of the credential.
+    pub(crate) fn options(&self, servers: &[SocketAddr]) -> Result<datapath::Options> {
+        let v4 = servers.iter().filter_map(|server| match server {
+            SocketAddr::V4(v4) => Some(*v4),
+            SocketAddr::V6(_) => None,
+        });
+        let servers: Vec<_> = v4.collect();
+        ensure!(
+            servers.len() <= CONTROLS,
+            "the credential names more than {CONTROLS} servers: delete some of its `servers`"
+        );
         let mut limits = datapath::Limits::default();
         let set = |limit: &mut u32, wanted: Option<NonZeroU32>| {
             *limit = wanted.map_or(*limit, NonZeroU32::get);
@@ -123,6 +177,7 @@ impl Config {
             doi: self.doi.0,
             pass_ethertypes: self.pass_ethertypes.clone(),
             limits,
+            servers,
         })
     }
 }
@@ -143,6 +198,9 @@ pub(crate) fn read_trusted(path: &Path) -> Result<Vec<u8>> {
     io::Read::read_to_end(&mut most, &mut bytes).with_context(|| path.display().to_string())?;
     Ok(bytes)
 }
+
+/// The credential's name in the state directory.
+const CREDENTIAL: &str = "credential.toml";
 
 fn bpffs() -> PathBuf {
     "/sys/fs/bpf/sigil".into()
@@ -257,7 +315,7 @@ mod tests {
     #[test]
     fn what_is_not_said_has_a_default() {
         let config = Config::parse(LEAST, Path::new("/etc/sigil")).unwrap();
-        assert_eq!(config.policy, Path::new("/etc/sigil/policy.xml"));
+        assert_eq!(config.policy.as_deref(), Some(Path::new("/etc/sigil/policy.xml")));
         assert_eq!(config.socket, Path::new(sigil_control::SOCKET));
         assert_eq!(config.doi.0, [0x10, 0, 0x10, 0]);
         assert!(!config.observe && config.keys.is_none() && config.run.is_empty());

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use sigil_cluster::proto;
+use sigil_common::icv::Suite;
 use sigil_datapath::{EpochKeys, Pair};
-use sigil_keys::{Epoch, NodeKeys};
+use sigil_keys::{EPOCHS_MAX, Epoch, NodeKeys};
 
 /// A node's keys, as the datapath takes them. They are wiped from memory when the value goes.
 #[derive(Debug, Default)]
@@ -46,6 +48,25 @@ impl Keys {
     }
 }
 
+/// Keys that a server sent: those to stamp with first, for the datapath takes the first it may.
+pub(crate) fn of_server(keys: &proto::Keys) -> Result<Vec<EpochKeys>> {
+    ensure!(keys.epochs.len() <= EPOCHS_MAX, "more than {EPOCHS_MAX} epochs");
+    let pair = |pair: &proto::Pair| {
+        let key = <[u8; 32]>::try_from(pair.key.as_slice()).context("a key of another length")?;
+        Ok(Pair { source: pair.source, target: pair.target, key: key.into() })
+    };
+    let epoch = |epoch: &proto::Epoch| {
+        Ok(EpochKeys {
+            key_id: u8::try_from(epoch.key_id).context("a key id above 255")?,
+            suite: Suite::try_from(epoch.suite).ok().context("a suite of a later release")?,
+            pairs: epoch.pairs.iter().map(pair).collect::<Result<_>>()?,
+        })
+    };
+    let mut epochs = keys.epochs.iter().map(epoch).collect::<Result<Vec<_>>>()?;
+    epochs.sort_by_key(|epoch| u32::from(epoch.key_id) != keys.stamp);
+    Ok(epochs)
+}
+
 fn epoch(epoch: &Epoch) -> EpochKeys {
     let pair = |pair: &sigil_keys::Pair| Pair {
         source: pair.source,
@@ -62,7 +83,6 @@ fn epoch(epoch: &Epoch) -> EpochKeys {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sigil_common::icv::Suite;
 
     #[test]
     fn a_nodes_own_keys_are_taken_whole_and_anothers_are_refused() {

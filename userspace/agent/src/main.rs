@@ -9,6 +9,7 @@ mod config;
 mod confine;
 mod feed;
 mod gate;
+mod join;
 mod keys;
 mod lock;
 mod names;
@@ -20,6 +21,8 @@ mod process;
 mod report;
 mod seats;
 mod serve;
+mod signed;
+mod uplink;
 mod zone;
 
 use std::io::{self, IsTerminal, Write};
@@ -28,13 +31,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use sigil_datapath::Datapath;
 
-use config::Config;
+use config::{Config, Origin};
 use lock::Lock;
 use node::Node;
 use notify::Notify;
+use uplink::credential;
 
 /// Puts a node's part of a policy in force and keeps it there.
 #[derive(Parser)]
@@ -46,7 +50,7 @@ use notify::Notify;
 )]
 struct Cli {
     /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = "/etc/sigil/sigild.toml")]
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/sigil/sigild.toml")]
     config: PathBuf,
     /// Take everything off this node: enforcement ends
     #[arg(long, conflicts_with = "check")]
@@ -54,13 +58,21 @@ struct Cli {
     /// Read the configuration, the keys and the policy, say whether they are good, change nothing
     #[arg(long)]
     check: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Become a node of a Security Server's cluster
+    Join(join::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr();
     exit_on_panic();
-    match run(&cli) {
+    match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell when stderr is gone.
@@ -70,26 +82,39 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<()> {
     let config = Config::read(&cli.config)?;
+    if let Some(Command::Join(args)) = cli.command {
+        confine::hide_memory();
+        return join::run(&config, args);
+    }
     if cli.check {
         return node::check(&config);
     }
     confine::refuse_foreign_pid_namespace()?;
     let _lock = Lock::take(&config.state)?;
-    let options = config.options()?;
     if cli.detach {
+        let options = config.options(&[])?;
         let was_there = Datapath::detach(&options)?;
         tracing::info!("{}", if was_there { "detached" } else { "nothing was attached" });
         return Ok(());
     }
     confine::hide_memory();
+    let server = match config.origin() {
+        Origin::Server(server) => Some(credential(&server.credential, config.snid.get())?),
+        Origin::Files { .. } => None,
+    };
+    let (credential, member) = server.unzip();
+    let servers = credential.as_ref().map_or(&[][..], |credential| &credential.servers);
+    let options = config.options(servers)?;
     let listener = serve::bind(&config)?;
     let config = Arc::new(config);
-    let (node, rings, processes) = Node::start(Arc::clone(&config), &options)?;
+    let (node, rings, processes) = Node::start(Arc::clone(&config), &options, member)?;
+    let prepare = node.prepare()?;
+    let uplink = credential.map(|credential| (credential, prepare));
     // Capabilities belong to threads: those of the runtime start after this and inherit.
     confine::drop_privileges()?;
-    serve::run(config, node, rings, processes, listener, &Notify::from_env())
+    serve::run(config, node, rings, processes, listener, &Notify::from_env(), uplink)
 }
 
 fn log_to_stderr() {

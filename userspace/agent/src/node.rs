@@ -1,19 +1,26 @@
 //! The node: its datapath, and what was put in force there.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
+use sigil_cluster::channel::Prepare;
+use sigil_cluster::envelope::Recipient;
+use sigil_cluster::proto::{self, Progress, SignedPolicy};
 use sigil_common::abi::policy::PROTECTION_AUTHENTICATE;
 use sigil_common::abi::process::Task;
-use sigil_control::{Attached, Failure, FailureKind, HeldKeys, Labelled, Loaded, Stats, Status};
-use sigil_datapath::{Datapath, Doomed, EpochKeys, Error, Options, Origin, Tasks};
+use sigil_common::label::KERNEL_SCID;
+use sigil_control::{
+    Attached, Failure, FailureKind, HeldKeys, Labelled, Loaded, Server, Stats, Status,
+};
+use sigil_datapath::{Datapath, Doomed, EpochKeys, Error, Options, Origin as Found, Tasks};
 use sigil_policy::NodeRules;
 use tokio::sync::watch;
 
 use crate::authorise::{Client, Denied, Permit, authorise};
-use crate::config::Config;
+use crate::config::{Config, Origin};
 use crate::feed::Rings;
 use crate::gate::{ExecRules, Gate};
 use crate::keys::Keys;
@@ -22,6 +29,9 @@ use crate::peer::{Living, Peer};
 use crate::policy::{Document, InForce, Kept, admit, newest};
 use crate::process::adopt;
 use crate::report;
+use crate::serve::brief;
+use crate::signed::{self, Signed};
+use crate::uplink::{Line, credential};
 use crate::zone::enter;
 
 /// All that a node's agent holds. One request at a time changes it.
@@ -35,6 +45,9 @@ pub(crate) struct Node {
     names: watch::Sender<Arc<Names>>,
     exec_rules: watch::Sender<Arc<ExecRules>>,
     started: Instant,
+    /// Under a Security Server.
+    signed: Option<Signed>,
+    line: Line,
 }
 
 /// What goes on threads of its own once the agent has given up its privileges.
@@ -47,8 +60,16 @@ pub(crate) struct Processes {
 
 /// `sigild --check`.
 pub(crate) fn check(config: &Config) -> Result<()> {
+    let policy = match config.origin() {
+        Origin::Files { policy, .. } => policy,
+        Origin::Server(server) => {
+            let (_, member) = credential(&server.credential, config.snid.get())?;
+            writeln!(io::stdout(), "good: node {} of cluster {}", member.snid, member.cluster)?;
+            return Ok(());
+        }
+    };
     let keys = read_keys(config)?;
-    let document = Document::read(&config.policy)?;
+    let document = Document::read(policy)?;
     let admitted = admit(&document, config.snid.get(), None).map_err(refusal)?;
     keys.check_cluster(&admitted.rules.cluster)?;
     warn(&admitted.warnings);
@@ -73,16 +94,27 @@ impl Node {
     pub(crate) fn start(
         config: Arc<Config>,
         options: &Options,
+        member: Option<Recipient>,
+    ) -> Result<(Self, Rings, Processes)> {
+        match member {
+            None => Self::start_from_files(config, options),
+            Some(member) => Self::start_under_server(config, options, member),
+        }
+    }
+
+    fn start_from_files(
+        config: Arc<Config>,
+        options: &Options,
     ) -> Result<(Self, Rings, Processes)> {
         let snid = config.snid.get();
         let keys = read_keys(&config)?;
         let kept = Kept::read(&config.state);
-        let document = newest(Document::read(&config.policy)?, kept.as_ref());
+        let document = newest(Document::read(configured(&config)?)?, kept.as_ref());
         let first = admit(&document, snid, None).map_err(refusal)?;
         keys.check_cluster(&first.rules.cluster)?;
 
         let (mut datapath, origin) = Datapath::open(options)?;
-        let now = if origin == Origin::Fresh { None } else { datapath.in_force()? };
+        let now = if origin == Found::Fresh { None } else { datapath.in_force()? };
         let in_force = now.as_ref().map(|now| InForce {
             serial: now.serial,
             bytes: kept.as_ref().filter(|kept| kept.serial == now.serial).map(Kept::bytes),
@@ -94,20 +126,63 @@ impl Node {
         datapath.install_keys(&keys.epochs)?;
         datapath.retire_keys(&keys.epochs)?;
         let generation = match &now {
-            Some(now) if !admitted.changed && origin == Origin::Adopted => now.generation,
+            Some(now) if !admitted.changed && origin == Found::Adopted => now.generation,
             _ => datapath.apply(&admitted.rules)?.generation,
         };
         let kept = Kept::new(&document, admitted.rules.serial);
+        let status = Status { keys: held(&keys.epochs), ..Status::default() };
+        Self::attach(config, datapath, origin, kept, status, None, &admitted.rules, generation)
+    }
+
+    /// Starts from the signed copy, or with nothing allowed. Keys that the kernel holds stay there
+    /// until the server says which are good.
+    fn start_under_server(
+        config: Arc<Config>,
+        options: &Options,
+        member: Recipient,
+    ) -> Result<(Self, Rings, Processes)> {
+        let (snid, cluster) = (member.snid, member.cluster.clone());
+        let mut signed = Signed::open(&config.state, member)?;
+        let document = signed.document();
+        let mut rules = match &document {
+            Some(document) => admit(document, snid, None).map_err(refusal)?.rules,
+            None => NodeRules { cluster, snid, kernel_scid: KERNEL_SCID, ..NodeRules::default() },
+        };
+        without(&mut rules, &signed.kept.revoked);
+        let (mut datapath, origin) = Datapath::open(options)?;
+        signed.instance(origin == Found::Fresh)?;
+        let generation = datapath.apply(&rules)?.generation;
+        let kept = match &document {
+            Some(document) => Kept::new(document, rules.serial),
+            None => {
+                tracing::warn!("no policy came yet: nothing is allowed");
+                Kept::none()
+            }
+        };
+        let status = Status::default();
+        Self::attach(config, datapath, origin, kept, status, Some(signed), &rules, generation)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the two ways to start meet here")]
+    fn attach(
+        config: Arc<Config>,
+        mut datapath: Datapath,
+        origin: Found,
+        kept: Kept,
+        status: Status,
+        signed: Option<Signed>,
+        rules: &NodeRules,
+        generation: u32,
+    ) -> Result<(Self, Rings, Processes)> {
         let attached = datapath.attach()?;
         let rings = Rings { events: datapath.events()?, log: datapath.log()? };
         let tasks = Arc::new(datapath.tasks()?);
         let status = Status {
-            snid,
+            snid: config.snid.get(),
             enforcing: !config.observe,
             origin: origin_name(origin).to_owned(),
             attached: attached.iter().map(attached_message).collect(),
-            keys: held(&keys.epochs),
-            ..Status::default()
+            ..status
         };
         let (names, _) = watch::channel(Arc::new(Names::default()));
         let (exec_rules, gate_rules) = watch::channel(Arc::new(ExecRules::default()));
@@ -120,8 +195,10 @@ impl Node {
             names,
             exec_rules,
             started: Instant::now(),
+            signed,
+            line: Line::default(),
         };
-        node.in_force(&admitted.rules, generation);
+        node.in_force(rules, generation);
         let processes = node.govern(gate_rules)?;
         Ok((node, rings, processes))
     }
@@ -148,7 +225,10 @@ impl Node {
 
     /// Takes note of the rules that are in force now.
     fn in_force(&mut self, rules: &NodeRules, generation: u32) {
-        if let Err(error) = self.kept.write(&self.config.state) {
+        // Under a server the signed copy is what is kept.
+        if self.signed.is_none()
+            && let Err(error) = self.kept.write(&self.config.state)
+        {
             tracing::error!("{error:#}: after a restart an older policy may be in force");
         }
         let names = Names::of(rules);
@@ -208,13 +288,23 @@ impl Node {
 
     /// Reads the configured policy and the keys again.
     pub(crate) fn reload(&mut self, dry_run: bool) -> Result<Loaded, Failure> {
-        let document = Document::read(&self.config.policy).map_err(failed)?;
+        self.refuse_under_server()?;
+        let document = Document::read(configured(&self.config).map_err(failed)?).map_err(failed)?;
         self.load(&document, dry_run)
+    }
+
+    fn refuse_under_server(&self) -> Result<(), Failure> {
+        if self.signed.is_none() {
+            return Ok(());
+        }
+        let message = "this node's policy comes from its server: labelctl policy push".to_owned();
+        Err(Failure { kind: FailureKind::Refused, message })
     }
 
     /// Puts a document in force, or changes nothing and says why. The keys are read again, for the
     /// nodes that it may add.
     pub(crate) fn load(&mut self, document: &Document, dry_run: bool) -> Result<Loaded, Failure> {
+        self.refuse_under_server()?;
         let now = InForce { serial: self.kept.serial, bytes: Some(self.kept.bytes()) };
         let admitted = admit(document, self.status.snid, Some(now))
             .map_err(|message| Failure { kind: FailureKind::Policy, message })?;
@@ -244,7 +334,135 @@ impl Node {
     }
 
     pub(crate) fn status(&self) -> Status {
-        Status { uptime: self.started.elapsed().as_secs(), ..self.status.clone() }
+        let uptime = self.started.elapsed().as_secs();
+        let mut status = Status { uptime, server: self.server(), ..self.status.clone() };
+        if let Some(server) = status.server.as_ref().filter(|server| server.address.is_none()) {
+            status.problems.push(server.describe());
+        }
+        status
+    }
+
+    fn server(&self) -> Option<Server> {
+        let signed = self.signed.as_ref()?;
+        let age = |since: i64| u64::try_from(signed::seconds() - since).unwrap_or_default();
+        let progress = signed.progress();
+        Some(Server {
+            address: self.line.server,
+            silent: (self.line.heard != 0).then(|| age(self.line.heard)),
+            revision: progress.revision,
+            age: (progress.revision != 0).then(|| age(signed.kept.since)),
+            trial: signed.kept.trial,
+            problem: [self.line.problem.clone(), progress.problem]
+                .into_iter()
+                .find(|problem| !problem.is_empty()),
+        })
+    }
+
+    /// Notes how the line to the server is.
+    pub(crate) fn line(&mut self, note: impl FnOnce(&mut Line)) {
+        note(&mut self.line);
+    }
+
+    /// What makes a socket the line to the server.
+    pub(crate) fn prepare(&self) -> Result<Prepare> {
+        let marker = self.datapath.marker()?;
+        Ok(Arc::new(move |socket| marker.mark(socket).map_err(io::Error::other)))
+    }
+
+    /// See [`proto::Hello::instance`].
+    pub(crate) fn instance(&self) -> Vec<u8> {
+        self.signed.as_ref().map(|signed| signed.kept.instance.clone()).unwrap_or_default()
+    }
+
+    /// How far this node is, for the server.
+    pub(crate) fn progress(&self) -> Progress {
+        let progress = self.signed.as_ref().map(Signed::progress).unwrap_or_default();
+        // Roughly, so that it is news now and then. What cannot be read now is read the next time.
+        let stamped = self.datapath.stamped().unwrap_or_default() & !0xffff;
+        Progress { stamped, ..progress }
+    }
+
+    /// How long the policy in force may go without its server, if it was not confirmed.
+    pub(crate) fn trial(&mut self) -> Option<Duration> {
+        let signed = self.signed.as_ref().filter(|signed| signed.kept.trial)?;
+        signed.envelope.as_ref().map(confirm_within)
+    }
+
+    /// Puts a signed policy in force, or changes nothing and says why. Says how long it may go
+    /// without its server, if there is a way back.
+    pub(crate) fn take(&mut self, policy: SignedPolicy) -> Result<Option<Duration>> {
+        let signed = self.signed.as_mut().context("this node has no server")?;
+        let envelope = signed.check(&policy)?;
+        if let Err(error) = self.enforce(&envelope) {
+            let why = brief(&format!("{error:#}"));
+            let signed = self.signed.as_mut().context("this node has no server")?;
+            signed.refused(envelope.revision, why)?;
+            return Err(error);
+        }
+        let confirm = confirm_within(&envelope);
+        let signed = self.signed.as_mut().context("this node has no server")?;
+        signed.advance(policy, envelope)?;
+        Ok(signed.kept.trial.then_some(confirm))
+    }
+
+    /// The server is known to be reachable under the policy in force.
+    pub(crate) fn confirm(&mut self) -> Result<()> {
+        self.signed.as_mut().map_or(Ok(()), Signed::confirm)
+    }
+
+    /// The policy in force cost this node its server: the one before is in force again.
+    pub(crate) fn go_back(&mut self) -> Result<()> {
+        let Some(signed) = &mut self.signed else { return Ok(()) };
+        let Some((policy, envelope)) = signed.previous() else { return signed.confirm() };
+        let why = "the server was lost after it was put in force";
+        tracing::error!(revision = envelope.revision, "{why}: going back");
+        self.enforce(&envelope)?;
+        let signed = self.signed.as_mut().context("this node has no server")?;
+        signed.go_back(policy, envelope, why)
+    }
+
+    /// Puts an envelope's document in force, but for those who were revoked.
+    fn enforce(&mut self, envelope: &proto::Envelope) -> Result<()> {
+        let document = signed::document(envelope);
+        let now = InForce { serial: self.kept.serial, bytes: Some(self.kept.bytes()) };
+        let again = envelope.revert || self.status.serial == 0;
+        let back = self.signed.as_ref().is_some_and(|signed| {
+            signed.previous().is_some_and(|(_, previous)| previous.revision == envelope.revision)
+        });
+        let floor = (!again && !back).then_some(now);
+        let mut admitted = admit(&document, self.status.snid, floor).map_err(refusal)?;
+        warn(&admitted.warnings);
+        if let Some(signed) = &self.signed {
+            without(&mut admitted.rules, &signed.kept.revoked);
+        }
+        let applied = self.datapath.apply(&admitted.rules)?;
+        self.kept = Kept::new(&document, admitted.rules.serial);
+        self.in_force(&admitted.rules, applied.generation);
+        Ok(())
+    }
+
+    /// Installs the keys that the server says are all this node has, and drops those it revoked.
+    pub(crate) fn install(&mut self, keys: &proto::Keys) -> Result<()> {
+        let signed = self.signed.as_mut().context("this node has no server")?;
+        let epochs = crate::keys::of_server(keys)?;
+        if signed.revoke(keys.revoked.clone())?
+            && let Some(document) = signed.document()
+        {
+            let snid = self.config.snid.get();
+            let mut rules = admit(&document, snid, None).map_err(refusal)?.rules;
+            without(&mut rules, &keys.revoked);
+            let applied = self.datapath.apply(&rules)?;
+            self.in_force(&rules, applied.generation);
+        }
+        self.datapath.retire_keys(&epochs)?;
+        self.datapath.install_keys(&epochs)?;
+        self.datapath.forget_keys(&epochs)?;
+        self.status.keys = held(&epochs);
+        if let Some(signed) = &mut self.signed {
+            signed.keys = keys.version;
+        }
+        tracing::info!(version = keys.version, epochs = epochs.len(), stamp = keys.stamp, "keys");
+        Ok(())
     }
 
     pub(crate) fn stats(&self) -> Result<Stats, Failure> {
@@ -287,9 +505,30 @@ impl Node {
     }
 }
 
+fn configured(config: &Config) -> Result<&Path> {
+    match config.origin() {
+        Origin::Files { policy, .. } => Ok(policy),
+        Origin::Server(_) => bail!("the policy comes from the server"),
+    }
+}
+
 fn read_keys(config: &Config) -> Result<Keys> {
-    let read = |path| Keys::read(path, config.snid.get());
-    config.keys.as_deref().map_or_else(|| Ok(Keys::default()), read)
+    match config.origin() {
+        Origin::Files { keys: Some(path), .. } => Keys::read(path, config.snid.get()),
+        Origin::Files { keys: None, .. } | Origin::Server(_) => Ok(Keys::default()),
+    }
+}
+
+/// Takes nodes out of the rules: they are strangers then, in either direction.
+fn without(rules: &mut NodeRules, revoked: &[u32]) {
+    let stays = |snid: u32| !revoked.contains(&snid);
+    rules.nodes.retain(|node| stays(node.snid));
+    rules.peers.retain(|(label, _)| stays(label.snid));
+    rules.ports.retain(|(port, _)| stays(port.snid));
+}
+
+fn confirm_within(envelope: &proto::Envelope) -> Duration {
+    Duration::from_secs(u64::from(envelope.confirm_seconds.clamp(1, 3600)))
 }
 
 fn held(epochs: &[EpochKeys]) -> Vec<HeldKeys> {
@@ -305,11 +544,11 @@ fn attached_message(attached: &sigil_datapath::Attached) -> Attached {
     Attached { interface: attached.interface.clone(), mode: attached.mode.name().to_owned() }
 }
 
-const fn origin_name(origin: Origin) -> &'static str {
+const fn origin_name(origin: Found) -> &'static str {
     match origin {
-        Origin::Fresh => "fresh",
-        Origin::Adopted => "adopted",
-        Origin::Upgraded => "upgraded",
+        Found::Fresh => "fresh",
+        Found::Adopted => "adopted",
+        Found::Upgraded => "upgraded",
     }
 }
 
@@ -322,7 +561,8 @@ fn warn(warnings: &str) {
 fn warn_without_keys(config: &Config, rules: &NodeRules) {
     let needed =
         rules.verdicts.iter().any(|(_, verdict)| verdict.protection >= PROTECTION_AUTHENTICATE);
-    if config.keys.is_none() && needed && rules.nodes.len() > 1 {
+    let none = matches!(config.origin(), Origin::Files { keys: None, .. });
+    if none && needed && rules.nodes.len() > 1 {
         tracing::warn!(
             "no `keys` are configured, and the policy asks for authentication: packets from and to \
              other nodes will be dropped (labelctl keys generate makes keys)"

@@ -119,6 +119,11 @@ impl Kept {
         }
     }
 
+    /// No document at all.
+    pub(crate) fn none() -> Self {
+        Self { serial: 0, given: false, name: "none yet".to_owned(), document: String::new() }
+    }
+
     /// What was kept, if anything was.
     pub(crate) fn read(state: &Path) -> Option<Self> {
         let path = state.join(Self::FILE);

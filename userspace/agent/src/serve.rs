@@ -8,6 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail};
+use sigil_cluster::Credential;
+use sigil_cluster::channel::Prepare;
 use sigil_control::{
     Failure, FailureKind, Lines, MAX_REPLY, MAX_REQUEST, MAX_SMALL_REQUEST, Reply, Request, decode,
     encode,
@@ -17,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::authorise::Permit;
@@ -28,6 +31,7 @@ use crate::peer::Peer;
 use crate::policy::Document;
 use crate::process;
 use crate::seats::{Guest, Seats};
+use crate::uplink::Uplink;
 
 /// A request must be here by then, a reply gone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -69,10 +73,11 @@ pub(crate) fn run(
     processes: Processes,
     listener: net::UnixListener,
     notify: &Notify,
+    uplink: Option<(Credential, Prepare)>,
 ) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let served = runtime.block_on(serve(config, node, rings, processes, listener, notify));
+    let served = runtime.block_on(serve(config, node, rings, processes, listener, notify, uplink));
     notify.send("STOPPING=1");
     // A reload that is under way gets its time; a watcher does not.
     runtime.shutdown_timeout(PATIENCE);
@@ -86,6 +91,7 @@ async fn serve(
     processes: Processes,
     listener: net::UnixListener,
     notify: &Notify,
+    uplink: Option<(Credential, Prepare)>,
 ) -> Result<()> {
     let mut reaper = process::reap(processes.doomed, processes.tasks)?;
     let mut gate = processes.gate.start()?;
@@ -96,9 +102,15 @@ async fn serve(
     let (watchers, _) = broadcast::channel(feed::QUEUE);
     let mut feed = feed::start(rings, node.names(), watchers.clone())?;
     let socket = config.socket.clone();
+    let node = Arc::new(Mutex::new(node));
     let agent =
-        Arc::new(Agent { config, node: Mutex::new(node), watchers, seats: Seats::default() });
+        Arc::new(Agent { config, node: Arc::clone(&node), watchers, seats: Seats::default() });
     tokio::spawn(accept(Arc::clone(&agent), listener));
+    let mut line =
+        uplink.zip(agent.config.server.as_ref()).map(|((credential, prepare), server)| {
+            let uplink = Uplink::new(node, server.credential.clone(), credential, Some(prepare));
+            tokio::spawn(uplink.run())
+        });
     let mut ticks = interval(UPKEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tick = 0u32;
@@ -115,6 +127,7 @@ async fn serve(
             error = failed(&mut gate) => {
                 return Err(error?.context("execs are no longer judged: start the agent again"));
             }
+            ended = ended(&mut line) => ended.context("the line to the server is not kept")?,
             _ = hangup.recv() => {
                 notify.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_usec()));
                 let reloaded = agent.with_node(|node| node.reload(false)).await?;
@@ -173,7 +186,7 @@ fn monotonic_usec() -> i64 {
 }
 
 /// The head of a message, on one line: of diagnostics, the first one's code and what it says.
-fn brief(text: &str) -> String {
+pub(crate) fn brief(text: &str) -> String {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.take(2).collect::<Vec<_>>().join(" ")
 }
@@ -181,7 +194,7 @@ fn brief(text: &str) -> String {
 /// What clients share.
 struct Agent {
     config: Arc<Config>,
-    node: Mutex<Node>,
+    node: Arc<Mutex<Node>>,
     watchers: broadcast::Sender<Line>,
     seats: Seats,
 }
@@ -192,8 +205,24 @@ impl Agent {
         self: &Arc<Self>,
         act: impl FnOnce(&mut Node) -> T + Send + 'static,
     ) -> Result<T> {
-        let agent = Arc::clone(self);
-        Ok(tokio::task::spawn_blocking(move || act(&mut lock(&agent.node))).await?)
+        with_node(&self.node, act).await
+    }
+}
+
+/// Does something with the node where it may take its time.
+pub(crate) async fn with_node<T: Send + 'static>(
+    node: &Arc<Mutex<Node>>,
+    act: impl FnOnce(&mut Node) -> T + Send + 'static,
+) -> Result<T> {
+    let node = Arc::clone(node);
+    Ok(tokio::task::spawn_blocking(move || act(&mut lock(&node))).await?)
+}
+
+/// For ever, unless the line fails for good.
+async fn ended(line: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
+    match line {
+        Some(line) => line.await?,
+        None => std::future::pending().await,
     }
 }
 

@@ -25,7 +25,7 @@ mod request;
 pub use event::{Endpoint, Event, EventKind, Process};
 pub use line::{Error, Lines, decode, encode};
 pub use reply::{Failure, FailureKind, Labelled, Loaded, Reply};
-pub use report::{Attached, Counts, Events, HeldKeys, Pair, Stats, Status};
+pub use report::{Attached, Counts, Events, HeldKeys, Pair, Server, Stats, Status};
 pub use request::{Request, ZoneRef};
 
 /// The version of these messages; both sides must have the same.

@@ -1,6 +1,7 @@
 //! The agent's status and counters: what `labelctl status` and `stats` print as JSON.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,8 +40,45 @@ pub struct Status {
     pub policy: String,
     /// Seconds since the agent started.
     pub uptime: u64,
+    /// The Security Server, where the node has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Server>,
     /// What is not as it should be.
     pub problems: Vec<String>,
+}
+
+/// A node's line to its Security Server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// The server, while attached to it.
+    pub address: Option<SocketAddr>,
+    /// Seconds since it was last heard of; nothing if it never was.
+    pub silent: Option<u64>,
+    /// The revision of the policy in force; 0 for none.
+    pub revision: u64,
+    /// Seconds since it was put in force.
+    pub age: Option<u64>,
+    /// The server has not confirmed it yet.
+    pub trial: bool,
+    /// Why the server cannot be reached, or a policy was not applied.
+    pub problem: Option<String>,
+}
+
+impl Server {
+    /// In a sentence.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let policy = match self.age {
+            Some(age) => format!("revision {}, {age} s old", self.revision),
+            None => "no policy".to_owned(),
+        };
+        let problem = self.problem.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+        match (self.address, self.silent) {
+            (Some(address), _) => format!("attached to {address}; {policy}{problem}"),
+            (None, Some(silent)) => format!("no server for {silent} s; {policy}{problem}"),
+            (None, None) => format!("no server yet; {policy}{problem}"),
+        }
+    }
 }
 
 /// A guarded interface.

@@ -134,6 +134,40 @@ impl Datapath {
         Ok(())
     }
 
+    /// The most packets that any key was stamped with so far which this node stamps with now.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn stamped(&self) -> Result<u64, Error> {
+        let nodes: Array<&MapData, Node> = self.view(name::NODES)?;
+        let keys: Array<&MapData, TxKey> = self.view(name::TX_KEYS)?;
+        let mut most = 0;
+        for index in 0..self.options.limits.nodes {
+            let node = nodes.get(&index, 0).map_err(Error::map(name::NODES))?;
+            let slot = index * EPOCH_SLOTS + node.tx_key_id % EPOCH_SLOTS;
+            let key = keys.get(&slot, 0).map_err(Error::map(name::TX_KEYS))?;
+            if key.suite != 0 && key.key_id == node.tx_key_id {
+                most = most.max(key.seq);
+            }
+        }
+        Ok(most)
+    }
+
+    /// Forgets what is on disk of keys that are not among these. Only for keys that never come
+    /// again: one that did would be stamped with from the beginning.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn forget_keys(&mut self, epochs: &[EpochKeys]) -> Result<(), Error> {
+        let pairs = epochs.iter().flat_map(|epoch| {
+            epoch
+                .pairs
+                .iter()
+                .map(|pair| fingerprint(epoch.suite, &MacKey::prepare(epoch.suite, &pair.key)))
+        });
+        self.state.retain(&pairs.collect())
+    }
+
     fn install_rx(&mut self, epoch: &EpochKeys, pair: &Pair) -> Result<(), Error> {
         let slot = self.slot(pair.source, epoch.key_id)?;
         let mac = MacKey::prepare(epoch.suite, &pair.key);

@@ -8,7 +8,7 @@ use aya::maps::{Array, Map, MapData, MapError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::errno::Errno;
 use sigil_common::abi::{
-    ABI_VERSION, Config, Generation, INTERFACES, PASS_ETHERTYPES, config_flag,
+    ABI_VERSION, CONTROLS, Config, Generation, INTERFACES, PASS_ETHERTYPES, config_flag, control,
     key::{EPOCH_SLOTS, Node},
     name,
 };
@@ -208,6 +208,10 @@ impl Datapath {
         config.pass_ethertypes = [0; PASS_ETHERTYPES];
         for (place, kind) in config.pass_ethertypes.iter_mut().zip(&self.options.pass_ethertypes) {
             *place = *kind;
+        }
+        config.control = [0; CONTROLS];
+        for (place, server) in config.control.iter_mut().zip(&self.options.servers) {
+            *place = control((*server.ip()).into(), server.port());
         }
         config.interfaces = self.guarded();
         self.set_config(config)

@@ -65,4 +65,6 @@ pub struct Options {
     pub pass_ethertypes: Vec<u16>,
     /// Sizes of maps.
     pub limits: Limits,
+    /// Servers that the agent reaches whatever the rules say; at most 4.
+    pub servers: Vec<std::net::SocketAddrV4>,
 }

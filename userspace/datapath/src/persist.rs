@@ -65,6 +65,14 @@ impl State {
         if self.data.used.insert(key.to_owned()) { self.write() } else { Ok(()) }
     }
 
+    /// Forgets all keys but these.
+    pub(crate) fn retain(&mut self, keys: &BTreeSet<String>) -> Result<(), Error> {
+        let before = self.data.clone();
+        self.data.used.retain(|key| keys.contains(key));
+        self.data.floors.retain(|key, _| keys.contains(key));
+        if self.data == before { Ok(()) } else { self.write() }
+    }
+
     pub(crate) fn floor(&self, key: &str) -> u64 {
         self.data.floors.get(key).copied().unwrap_or(0)
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::agent::{load, run, stats, status, watch};
+use crate::server::{alarms, node};
 use crate::{binary, keys, label, pages, policy};
 
 /// Checks policies, decodes labels, makes keys and talks to the node's agent.
@@ -72,6 +73,10 @@ pub(crate) enum Command {
     Label(label::Args),
     /// Make key files
     Keys(keys::Args),
+    /// Enrol, revoke and list the nodes of a Security Server
+    Node(node::Args),
+    /// Show the alarms of a Security Server
+    Alarms(alarms::Args),
     /// Label, sign and verify programs
     Binary(binary::Args),
     /// Put a policy in force on this node; exit 1 if it is refused

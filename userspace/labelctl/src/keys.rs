@@ -13,6 +13,7 @@ use sigil_common::icv::Suite;
 use crate::cli::{Format, Global};
 use crate::output::{self, Answer, Table};
 use crate::policy;
+use crate::server::policy as server;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -24,6 +25,8 @@ pub(crate) struct Args {
 enum Command {
     /// Draw new keys for every pair of nodes, and write a file for each node
     Generate(Generate),
+    /// Have the Security Server make a new epoch; no packet is lost
+    Rotate(server::RotateArgs),
 }
 
 #[derive(clap::Args)]
@@ -93,7 +96,10 @@ struct KeyFile {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
-    let Command::Generate(args) = &args.command;
+    let args = match &args.command {
+        Command::Generate(args) => args,
+        Command::Rotate(args) => return server::rotate(args),
+    };
     let policy = policy::load(&args.policy, global)?;
     let snids: Vec<u32> = policy.nodes.iter().map(|node| node.snid).collect();
     let Some(last) = args.first_epoch.checked_add(args.epochs - 1) else {

@@ -11,6 +11,7 @@ mod label;
 mod output;
 mod pages;
 mod policy;
+mod server;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
         Command::Policy(args) => policy::run(&args, &global),
         Command::Label(args) => label::run(&args, &global),
         Command::Keys(args) => keys::run(&args, &global),
+        Command::Node(args) => server::node::run(&args, &global),
+        Command::Alarms(args) => server::alarms::run(&args, &global),
         Command::Binary(args) => binary::run(&args, &global),
         Command::Load(args) => agent::load::run(&args, &global),
         Command::Status(args) => agent::status::run(&args, &global),

@@ -14,6 +14,7 @@ use sigil_policy::{Compiled, MAX_BYTES, Policy, Report, Severity};
 
 use crate::cli::{Format, Global};
 use crate::output::{self, Answer};
+use crate::server::policy as push;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -41,6 +42,14 @@ enum Command {
     },
     /// Say whether an operation is allowed, and by which rule; exit 1 if it is not
     Explain(explain::Args),
+    /// Give a policy to the Security Server, which brings it to all nodes; exit 1 if it is refused
+    Push(push::PushArgs),
+    /// Say which node runs which policy; exit 1 if one lags
+    Status(push::StatusArgs),
+    /// Put the policy on trial in force everywhere
+    Confirm(push::ConcludeArgs),
+    /// End the trial of a policy: its nodes go back
+    Revert(push::ConcludeArgs),
     /// Print the document's XML schema
     Schema,
 }
@@ -50,6 +59,10 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
         Command::Check { file, in_force } => check::run(file, *in_force, global),
         Command::Compile { file, node } => compile(file, node, global),
         Command::Explain(args) => explain::run(args, global),
+        Command::Push(args) => push::push(args, global),
+        Command::Status(args) => push::status(args, global),
+        Command::Confirm(args) => push::conclude(args, true),
+        Command::Revert(args) => push::conclude(args, false),
         Command::Schema => {
             io::stdout().write_all(sigil_policy::XSD.as_bytes())?;
             Ok(Answer::Yes)
@@ -131,7 +144,7 @@ fn counted(count: usize, what: &str) -> String {
 }
 
 /// A node or perimeter host by id or name.
-fn snid(policy: &Policy, word: &str) -> Result<u32> {
+pub(crate) fn snid(policy: &Policy, word: &str) -> Result<u32> {
     word.parse()
         .ok()
         .or_else(|| policy.snid(word))

@@ -14,6 +14,7 @@
 mod check;
 mod decide;
 mod diagnostic;
+mod difference;
 mod explain;
 mod key;
 mod lower;
@@ -23,10 +24,12 @@ mod permission;
 mod resolve;
 mod rules;
 mod scan;
+mod slice;
 mod suggest;
 
 pub use decide::{Decision, Outcome};
 pub use diagnostic::{Diagnostic, Report, Severity, Source, Span};
+pub use difference::{Change, difference};
 pub use explain::{Explanation, Question, RuleLine};
 pub use key::{PublicKeyError, public_key};
 pub use lower::LowerError;
@@ -40,6 +43,7 @@ pub use rules::{
     SocketEntry, TransitionKey, UnsignedEntry, VerdictEntry, VerdictKey, ZoneEntry,
 };
 pub use scan::{MAX_BYTES, MAX_DEPTH};
+pub use slice::slice;
 
 /// The schema of the document, for editors and `xmllint --schema`.
 pub const XSD: &str = include_str!("../dsp.xsd");

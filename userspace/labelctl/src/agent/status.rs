@@ -74,6 +74,9 @@ fn print(status: &Status) -> io::Result<()> {
     for (name, value) in rows {
         writeln!(stdout, "{name:<12}{value}")?;
     }
+    if let Some(server) = &status.server {
+        writeln!(stdout, "{:<12}{}", "server", server.describe())?;
+    }
     for problem in &status.problems {
         writeln!(stdout, "{:<12}{problem}", "problem")?;
     }

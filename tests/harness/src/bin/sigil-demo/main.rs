@@ -1,6 +1,7 @@
 //! The product in scenes: three tiers on a bridge, real programs, an attacker beside them. Each scene
 //! says what is expected and what came out; exits with 1 where the two differ.
 
+mod governed;
 mod scenes;
 mod stage;
 

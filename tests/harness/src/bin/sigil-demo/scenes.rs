@@ -1,5 +1,6 @@
 //! The scenes, in the order in which they are played.
 
+use crate::governed;
 use crate::stage::{APP, DB, OPENED, Stage, WEB};
 use anyhow::{Context, Result, ensure};
 use etherparse::IpNumber;
@@ -39,6 +40,11 @@ pub(crate) const SCENES: &[Scene] = &[
     scene("the policy is swapped under load", "0 lost, web reaches db", swapped),
     scene("app's agent is killed (SIGKILL) under load", "0 lost, unlabelled", killed),
     scene("every packet at every hook is accounted for", "balanced", balanced),
+    scene("four nodes join a Security Server", "4 nodes, policy and keys", governed::joined),
+    scene("a token is used a second time", "refused", governed::token_again),
+    scene("keys are rotated under load", "0 lost", governed::rotated),
+    scene("web is revoked under load, within 2 s", "cut off", governed::revoked),
+    scene("the alarms arrive at the server", "join- and node-refused", governed::alarmed),
 ];
 
 /// Runs a program in a zone, or in none: `done` where it succeeds, and what was dropped meanwhile.

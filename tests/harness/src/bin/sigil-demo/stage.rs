@@ -1,5 +1,6 @@
 //! What every scene plays on: the cluster, its servers, and the attacker beside it.
 
+use crate::governed::Governed;
 use anyhow::{Context, Result, ensure};
 use sigil_harness::cluster::{Setting, generate_keys, key_file};
 use sigil_harness::{Attacker, Cluster, Node, Process};
@@ -18,6 +19,8 @@ pub(crate) struct Stage {
     _servers: Vec<Process>,
     pub(crate) mallory: Attacker,
     pub(crate) cluster: Cluster,
+    /// Another cluster, under a Security Server, once it was built.
+    pub(crate) governed: Option<Governed>,
 }
 
 impl Stage {
@@ -46,7 +49,7 @@ impl Stage {
         app.wait_listening(8000)?;
         db.wait_listening(8000)?;
         db.wait_listening(5201)?;
-        Ok(Self { _servers: servers, mallory, cluster })
+        Ok(Self { _servers: servers, mallory, cluster, governed: None })
     }
 
     pub(crate) fn node(&self, name: &str) -> Result<&Node> {

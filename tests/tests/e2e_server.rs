@@ -1,0 +1,209 @@
+//! A cluster under a Security Server: real agents, real keys, real traffic. The server's host is no
+//! node, and no policy knows it.
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+use sigil_harness::cluster::Setting;
+use sigil_harness::traffic::finish;
+use sigil_harness::{Cluster, Node, PATIENCE, Server, until};
+use std::fs;
+use std::time::{Duration, Instant};
+
+const POLICY: &str = include_str!("../harness/dsp/two-nodes.xml");
+const WEB: u32 = 10;
+const APP: u32 = 20;
+const OTHER: u32 = 30;
+const QUICK: &str = "[rotation]\noverlap = 1\n";
+
+fn cluster(mode: &str, settings: &str) -> Result<(Cluster, Node, Server)> {
+    Cluster::under_server("server", &Setting { mode, ..Setting::of(POLICY) }, settings)
+}
+
+fn echoes(cluster: &Cluster, zone: u32) -> Result<bool> {
+    let one = cluster.node("one")?;
+    let exchange = one.exchange(Some(zone), &["udp-exchange", "10.77.0.2:8000", "20", "64"]);
+    Ok(exchange.is_ok_and(|exchange| exchange.is_complete()))
+}
+
+/// Writes a policy of another serial, with more in it.
+fn policy(host: &Node, serial: u32, more: &str) -> Result<String> {
+    let text = POLICY
+        .replace("serial=\"1\"", &format!("serial=\"{serial}\""))
+        .replace("</DSP>", &format!("{more}</DSP>"));
+    let path = host.directory().join(format!("policy-{serial}.xml"));
+    fs::write(&path, text)?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+const OTHER_TO_APP: &str = "<SOCKET_class_rule><sSnID>one</sSnID><sScID>other</sScID>\
+    <tSnID>two</tSnID><tScID>app</tScID><allow>CREATE</allow></SOCKET_class_rule>";
+
+fn pushed_policies_and_keys_govern(mode: &str) -> Result<()> {
+    let (cluster, host, server) = cluster(mode, QUICK)?;
+    let two = cluster.node("two")?;
+    let _app = two.serve(Some(APP), &["udp-echo", "8000"])?;
+    assert!(echoes(&cluster, WEB)?, "allowed");
+    assert!(!echoes(&cluster, OTHER)?, "no rule");
+    let next = policy(&host, 2, OTHER_TO_APP)?;
+    let dry = server.administer(&host, &["policy", "push", "--dry-run", &next])?;
+    assert!(dry.contains("+ 2:20 admits 1:30"), "{dry}");
+    assert!(!echoes(&cluster, OTHER)?, "a dry run changes nothing");
+    server.administer(&host, &["policy", "push", &next])?;
+    server.settled(&host)?;
+    assert!(echoes(&cluster, OTHER)? && echoes(&cluster, WEB)?);
+    let refused = server.labelctl(&host, &["policy", "push", &policy(&host, 2, "<!-- -->")?])?;
+    assert_eq!(refused.code, 1, "the same serial again: {refused:?}");
+    for node in cluster.nodes() {
+        node.stats()?.balanced()?;
+    }
+    Ok(())
+}
+
+/// What a confined or an unlabelled process may not: use the agent's way to the server.
+fn the_line_to_the_server_is_the_agents_alone(mode: &str) -> Result<()> {
+    let (cluster, host, server) = cluster(mode, QUICK)?;
+    let one = cluster.node("one")?;
+    let address = server.address().to_string();
+    for zone in [None, Some(WEB)] {
+        let tried = one.exchange(zone, &["tcp-exchange", &address, "1"]);
+        assert!(tried.is_err(), "{zone:?}: {tried:?}");
+    }
+    // A host that takes the server's address and port reaches no other socket.
+    let spoofed = || one.serve(None, &["tcp-echo", "7000"]);
+    let _open = spoofed()?;
+    let headers = sigil_harness::packet::Headers::between(&host, one)?;
+    let socket = sigil_harness::RawSocket::open(host.netns(), "eth0")?;
+    let before = one.stats()?.dropped("ingress", "unlabelled");
+    socket.send(&headers.tcp_syn(7443, 7000, 1)?)?;
+    let dropped = || Ok((one.stats()?.dropped("ingress", "unlabelled") > before).then_some(()));
+    until("drop of the spoofed packet", PATIENCE, dropped)?;
+    // The policy that allows nothing at all does not cut the agents off.
+    let bare = POLICY.split("  <!-- What any zone may do").next().unwrap_or_default();
+    let text = format!("{}</DSP>", bare.replace("serial=\"1\"", "serial=\"5\""));
+    let path = host.directory().join("bare.xml");
+    fs::write(&path, text)?;
+    server.administer(&host, &["policy", "push", &path.to_string_lossy()])?;
+    let status = server.settled(&host)?;
+    assert!(status.nodes.iter().all(|node| node.serial == 5), "{status:?}");
+    server.administer(&host, &["policy", "push", &policy(&host, 6, "")?])?;
+    let status = server.settled(&host)?;
+    assert!(status.nodes.iter().all(|node| node.serial == 6), "{status:?}");
+    Ok(())
+}
+
+fn keys_rotate_under_load_and_nothing_is_lost(mode: &str) -> Result<()> {
+    let (cluster, host, server) = cluster(mode, QUICK)?;
+    let (one, two) = (cluster.node("one")?, cluster.node("two")?);
+    let _app = two.serve(Some(APP), &["udp-echo", "8000"])?;
+    let _stream = two.serve(Some(APP), &["tcp-echo", "8001"])?;
+    assert!(echoes(&cluster, WEB)?);
+    let load = one.traffic(Some(WEB), &["udp-exchange", "10.77.0.2:8000", "20000", "64"])?;
+    let stream = one.traffic(Some(WEB), &["tcp-exchange", "10.77.0.2:8001", "200000000"])?;
+    let first = server.status(&host)?.stamp;
+    server.administer(&host, &["keys", "rotate"])?;
+    let status = server
+        .wait(&host, "rotation", |status| status.stamp != first && status.epochs.len() == 1)?;
+    assert_eq!(status.epochs, [status.stamp]);
+    let (exchange, stream) = (finish(load)?, finish(stream)?);
+    assert!(exchange.is_complete(), "{exchange:?}");
+    assert!(stream.is_complete(), "{stream:?}");
+    for node in [one, two] {
+        assert_eq!(node.stats()?.hook("ingress").drops(), 0, "{:?}", node.stats()?);
+        assert!(node.run(&["true"])?.success());
+    }
+    Ok(())
+}
+
+fn the_revoked_are_cut_off_within_two_seconds(mode: &str) -> Result<()> {
+    let (cluster, host, server) = cluster(mode, QUICK)?;
+    let (one, two) = (cluster.node("one")?, cluster.node("two")?);
+    let _app = two.serve(Some(APP), &["udp-echo", "8000"])?;
+    assert!(echoes(&cluster, WEB)?);
+    let load = one.traffic(Some(WEB), &["udp-exchange", "10.77.0.2:8000", "1000000", "64"])?;
+    let start = Instant::now();
+    server.administer(&host, &["node", "revoke", "1"])?;
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let accepted = || -> Result<u64> { Ok(two.stats()?.hook("ingress").accepted) };
+    let before = accepted()?;
+    std::thread::sleep(Duration::from_millis(300));
+    // ARP is judged as well.
+    assert!(accepted()? - before < 10, "a live flow goes on");
+    drop(load);
+    let status = server.status(&host)?;
+    let gone = |snid| status.nodes.iter().any(|node| node.snid == snid && node.state == "revoked");
+    assert!(gone(1), "{status:?}");
+    until("alarm about the node that was cut off", PATIENCE, || {
+        let alarms = server.administer(&host, &["alarms", "list", "--kind", "node-refused"])?;
+        Ok(alarms.contains("revoked").then_some(()))
+    })?;
+    Ok(())
+}
+
+sigil_harness::in_both_modes! {
+    pushed_policies_and_keys_govern
+    the_line_to_the_server_is_the_agents_alone
+    keys_rotate_under_load_and_nothing_is_lost
+    the_revoked_are_cut_off_within_two_seconds
+}
+
+/// Without its server a node goes on; after a restart it starts from its signed copy; one that lost
+/// its counters gets keys that nobody had before.
+#[test]
+fn a_node_goes_on_without_its_server_and_comes_back_with_new_keys() -> Result<()> {
+    let (mut cluster, host, mut server) = cluster("auto", QUICK)?;
+    let two = cluster.node("two")?;
+    let _app = two.serve(Some(APP), &["udp-echo", "8000"])?;
+    assert!(echoes(&cluster, WEB)?);
+    server.kill()?;
+    assert!(echoes(&cluster, WEB)?, "without a server");
+    // The agent starts again without one: the signed copy, and the keys that the kernel holds.
+    let member = cluster.member("one")?;
+    member.take_agent()?.kill9()?;
+    member.start()?;
+    assert!(echoes(&cluster, WEB)?, "after a restart");
+    let says = until("age of the policy", PATIENCE, || {
+        let said = cluster.node("one")?.labelctl()?.arg("status").output()?;
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        Ok(text.contains("s old").then_some(text))
+    })?;
+    assert!(says.contains("no server"), "{says}");
+    // As after a reboot: no pins, so no counters and no keys, and nothing goes.
+    let member = cluster.member("one")?;
+    member.take_agent()?.detach(&member.node)?;
+    member.start()?;
+    assert!(!echoes(&cluster, WEB)?, "no keys without a server");
+    server.resume(&host)?;
+    server.settled(&host)?;
+    let back = || Ok(echoes(&cluster, WEB)?.then_some(()));
+    until("traffic after the server is back", 2 * PATIENCE, back)?;
+    let status = server.status(&host)?;
+    assert!(status.stamp > 1, "the old epoch is not used again: {status:?}");
+    Ok(())
+}
+
+/// A policy that cost a node its server is taken back by the node.
+#[test]
+fn a_node_that_loses_its_server_goes_back() -> Result<()> {
+    let (cluster, host, server) = cluster("auto", QUICK)?;
+    let two = cluster.node("two")?;
+    let _app = two.serve(Some(APP), &["udp-echo", "8000"])?;
+    let next = policy(&host, 2, OTHER_TO_APP)?;
+    let trial = ["policy", "push", "--canary", "1,2", "--confirm-within", "2s", &next];
+    server.administer(&host, &trial)?;
+    until("canary in force", PATIENCE, || Ok(echoes(&cluster, OTHER)?.then_some(())))?;
+    // Nobody confirms it.
+    let back = || Ok((!echoes(&cluster, OTHER)?).then_some(()));
+    until("canary taken back", 2 * PATIENCE, back)?;
+    assert!(echoes(&cluster, WEB)?);
+    // A push whose answer is never heard: the server stops right after it.
+    let next = policy(&host, 3, OTHER_TO_APP)?;
+    let trial = ["policy", "push", "--canary", "1,2", "--confirm-within", "3s", &next];
+    server.settled(&host)?;
+    server.administer(&host, &trial)?;
+    server.process().map_or(Ok(()), |process| process.signal(Signal::SIGSTOP))?;
+    let back = || Ok((!echoes(&cluster, OTHER)?).then_some(()));
+    until("nodes that went back", 2 * PATIENCE, back)?;
+    server.process().map_or(Ok(()), |process| process.signal(Signal::SIGCONT))?;
+    Ok(())
+}

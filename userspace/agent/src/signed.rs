@@ -1,0 +1,239 @@
+//! The signed policy that a node keeps: what it starts from, and by what it knows an old one.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use prost::Message as _;
+use sigil_cluster::credential::write_secret;
+use sigil_cluster::envelope::{EnvelopeError, Recipient, newer, open};
+use sigil_cluster::proto::{Envelope, Kept, Progress, SignedPolicy};
+
+use crate::policy::Document;
+
+const FILE: &str = "signed-policy";
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Signed {
+    path: PathBuf,
+    recipient: Recipient,
+    pub(crate) kept: Kept,
+    /// What `kept.policy` says.
+    pub(crate) envelope: Option<Envelope>,
+    /// The version of the keys in force.
+    pub(crate) keys: u64,
+}
+
+impl Signed {
+    /// Reads what was kept. A copy whose signature does not hold is not used.
+    pub(crate) fn open(state: &Path, recipient: Recipient) -> Result<Self> {
+        let path = state.join(FILE);
+        let kept = match fs::read(&path) {
+            Ok(bytes) => Kept::decode(bytes.as_slice())
+                .with_context(|| format!("{} is damaged: remove it", path.display()))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => Kept::default(),
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        };
+        let envelope = kept.policy.as_ref().map(|policy| open(policy, &recipient)).transpose();
+        let envelope = envelope.with_context(|| {
+            format!("{} is not used: remove it, and the server sends another", path.display())
+        })?;
+        Ok(Self { path, recipient, kept, envelope, keys: 0 })
+    }
+
+    fn revision(&self) -> u64 {
+        self.envelope.as_ref().map_or(0, |envelope| envelope.revision)
+    }
+
+    /// Checks a policy that came: whose it is, and that it is new.
+    pub(crate) fn check(&self, policy: &SignedPolicy) -> Result<Envelope, EnvelopeError> {
+        let envelope = open(policy, &self.recipient)?;
+        newer(envelope.revision, self.revision(), self.kept.highest)?;
+        Ok(envelope)
+    }
+
+    /// The policy is in force: keeps it, and the one before for the way back.
+    pub(crate) fn advance(&mut self, policy: SignedPolicy, envelope: Envelope) -> Result<()> {
+        if envelope.revision != self.kept.failed {
+            (self.kept.failed, self.kept.reverts) = (0, 0);
+            self.kept.problem.clear();
+        }
+        self.kept.highest = envelope.revision.max(self.kept.highest);
+        // What was taken back is no way back.
+        self.kept.previous = self.kept.policy.replace(policy).filter(|_| !envelope.revert);
+        self.kept.trial = self.kept.previous.is_some();
+        self.kept.since = seconds();
+        self.envelope = Some(envelope);
+        self.write()
+    }
+
+    /// The server knows that the policy is in force, and could say so.
+    pub(crate) fn confirm(&mut self) -> Result<()> {
+        self.kept.trial = false;
+        self.write()
+    }
+
+    /// What was in force before, if it is known.
+    pub(crate) fn previous(&self) -> Option<(SignedPolicy, Envelope)> {
+        let previous = self.kept.previous.clone()?;
+        let envelope = open(&previous, &self.recipient).ok()?;
+        Some((previous, envelope))
+    }
+
+    /// What was in force before is so again.
+    pub(crate) fn go_back(
+        &mut self,
+        policy: SignedPolicy,
+        envelope: Envelope,
+        why: &str,
+    ) -> Result<()> {
+        let failed = self.revision();
+        self.kept.reverts = if self.kept.failed == failed { self.kept.reverts + 1 } else { 1 };
+        self.kept.failed = failed;
+        why.clone_into(&mut self.kept.problem);
+        self.kept.policy = Some(policy);
+        self.kept.previous = None;
+        self.kept.trial = false;
+        self.envelope = Some(envelope);
+        self.write()
+    }
+
+    /// A policy was refused, and what was in force stays.
+    pub(crate) fn refused(&mut self, revision: u64, why: String) -> Result<()> {
+        self.kept.failed = revision;
+        self.kept.problem = why;
+        self.write()
+    }
+
+    /// Keeps who was revoked, and says whether that is news.
+    pub(crate) fn revoke(&mut self, mut revoked: Vec<u32>) -> Result<bool> {
+        revoked.sort_unstable();
+        if self.kept.revoked == revoked {
+            return Ok(false);
+        }
+        self.kept.revoked = revoked;
+        self.write()?;
+        Ok(true)
+    }
+
+    /// The instance of the counters, made anew where they are.
+    pub(crate) fn instance(&mut self, counters_are_new: bool) -> Result<()> {
+        if counters_are_new || self.kept.instance.len() != 16 {
+            let mut instance = vec![0; 16];
+            sigil_keys::system_random(&mut instance)?;
+            self.kept.instance = instance;
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// The document in force.
+    pub(crate) fn document(&self) -> Option<Document> {
+        self.envelope.as_ref().map(document)
+    }
+
+    /// How far this node is.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress {
+            revision: self.revision(),
+            serial: self.envelope.as_ref().map_or(0, |envelope| envelope.serial),
+            keys: self.keys,
+            failed: self.kept.failed,
+            problem: self.kept.problem.clone(),
+            reverts: self.kept.reverts,
+            stamped: 0,
+        }
+    }
+
+    fn write(&self) -> Result<()> {
+        write_secret(&self.path, &self.kept.encode_to_vec())
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+/// An envelope's document.
+pub(crate) fn document(envelope: &Envelope) -> Document {
+    let name = format!("policy of the server, revision {}", envelope.revision);
+    Document { name, bytes: envelope.document.clone(), given: false }
+}
+
+/// Seconds since 1970.
+pub(crate) fn seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring::signature::Ed25519KeyPair;
+    use sigil_cluster::envelope::{public_key, sign};
+
+    fn key() -> Ed25519KeyPair {
+        Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap()
+    }
+
+    fn recipient() -> Recipient {
+        Recipient { cluster: "lab".into(), snid: 1, key: public_key(&key()) }
+    }
+
+    fn policy(revision: u64) -> SignedPolicy {
+        let cluster = "lab".into();
+        sign(&Envelope { cluster, revision, snid: 1, ..Envelope::default() }, &key())
+    }
+
+    fn take(signed: &mut Signed, revision: u64) -> Result<()> {
+        let policy = policy(revision);
+        let envelope = signed.check(&policy)?;
+        signed.advance(policy, envelope)
+    }
+
+    #[test]
+    fn what_was_taken_is_there_after_a_restart_and_older_ones_are_refused() {
+        let state = tempfile::tempdir().unwrap();
+        let mut signed = Signed::open(state.path(), recipient()).unwrap();
+        take(&mut signed, 3).unwrap();
+        take(&mut signed, 5).unwrap();
+        let mut again = Signed::open(state.path(), recipient()).unwrap();
+        assert_eq!(again.progress().revision, 5);
+        for old in [3, 4, 5] {
+            assert!(take(&mut again, old).is_err(), "{old}");
+        }
+        assert!(take(&mut again, 6).is_ok());
+    }
+
+    #[test]
+    fn a_way_back_opens_no_way_for_older_ones() {
+        let state = tempfile::tempdir().unwrap();
+        let mut signed = Signed::open(state.path(), recipient()).unwrap();
+        take(&mut signed, 3).unwrap();
+        take(&mut signed, 4).unwrap();
+        take(&mut signed, 7).unwrap();
+        let (previous, envelope) = signed.previous().unwrap();
+        signed.go_back(previous, envelope, "lost").unwrap();
+        let progress = signed.progress();
+        assert_eq!((progress.revision, progress.failed, progress.reverts), (4, 7, 1));
+        assert!(take(&mut signed, 6).is_err(), "older than what was seen");
+        assert!(take(&mut signed, 7).is_ok(), "the same may be tried again");
+        assert_eq!(signed.progress().reverts, 1, "and it is remembered that it was");
+        take(&mut signed, 8).unwrap();
+        assert_eq!(signed.progress().failed, 0);
+    }
+
+    #[test]
+    fn a_copy_that_was_changed_is_not_started_from() {
+        let state = tempfile::tempdir().unwrap();
+        let mut signed = Signed::open(state.path(), recipient()).unwrap();
+        take(&mut signed, 3).unwrap();
+        let path = state.path().join(FILE);
+        let mut kept = Kept::decode(fs::read(&path).unwrap().as_slice()).unwrap();
+        kept.policy.as_mut().unwrap().envelope.push(0);
+        fs::write(&path, kept.encode_to_vec()).unwrap();
+        assert!(Signed::open(state.path(), recipient()).is_err());
+        fs::write(&path, [0xff; 9]).unwrap();
+        assert!(Signed::open(state.path(), recipient()).is_err());
+    }
+}

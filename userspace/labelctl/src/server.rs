@@ -1,0 +1,65 @@
+//! The commands that talk to the Security Server.
+
+pub(crate) mod alarms;
+pub(crate) mod node;
+pub(crate) mod policy;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow};
+use sigil_cluster::channel::connect;
+use sigil_cluster::proto::MAX_MESSAGE;
+use sigil_cluster::proto::admin_client::AdminClient;
+use sigil_cluster::{Credential, tls};
+use tonic::transport::Channel;
+
+/// Who asks the server.
+#[derive(clap::Args)]
+pub(crate) struct Access {
+    /// The administrator's credential, which `sigil-server init` made
+    #[arg(long, env = "SIGIL_ADMIN", default_value = "/etc/sigil/admin.toml", value_name = "FILE")]
+    admin: PathBuf,
+}
+
+impl Access {
+    /// Connects, and does something with the server.
+    fn with<T, F: Future<Output = Result<T>>>(
+        &self,
+        act: impl FnOnce(AdminClient<Channel>) -> F,
+    ) -> Result<T> {
+        let credential = Credential::load(&self.admin)
+            .context("no credential of an administrator: name one with --admin")?;
+        let tls = Arc::new(tls::client(&credential)?);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let connected = connect(&credential.servers, 0, tls, None).await?;
+            let client = AdminClient::new(connected.channel)
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE);
+            act(client).await
+        })
+    }
+}
+
+/// What the server refused, in its own words.
+fn refused(refusal: &tonic::Status) -> anyhow::Error {
+    anyhow!("the server: {}", refusal.message())
+}
+
+fn seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// So many seconds, in the largest unit that says enough.
+fn span(seconds: i64) -> String {
+    match seconds {
+        ..120 => format!("{} s", seconds.max(0)),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}

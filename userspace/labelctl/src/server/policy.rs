@@ -1,0 +1,258 @@
+//! `labelctl policy push`, `status`, `confirm` and `revert`, and `labelctl keys rotate`.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use sigil_cluster::proto::{
+    Change, ConfirmRequest, NodeStatus, PushRequest, RotateRequest, StatusReply, StatusRequest,
+};
+
+use super::node::Row;
+use super::{Access, refused, seconds, span};
+use crate::cli::{Format, Global};
+use crate::output::{self, Answer, Table};
+use crate::policy::{load, name, read, snid};
+
+#[derive(clap::Args)]
+pub(crate) struct PushArgs {
+    /// The document, or `-` for stdin
+    file: PathBuf,
+    /// Say which pairs of labels would gain or lose what; change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Try it on these nodes only (SnIDs or names); they go back unless it is confirmed
+    #[arg(long, value_name = "NODES", value_delimiter = ',')]
+    canary: Vec<String>,
+    /// How long a canary waits for `labelctl policy confirm`: 60s, 10m
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    confirm_within: u32,
+    #[command(flatten)]
+    access: Access,
+}
+
+fn time(text: &str) -> Result<u32, String> {
+    let (digits, unit) = match text.strip_suffix('m') {
+        Some(minutes) => (minutes, 60),
+        None => (text.strip_suffix('s').unwrap_or(text), 1),
+    };
+    let number = digits.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
+    number.filter(|seconds| *seconds > 0).ok_or_else(|| "a time is like 60s or 10m".to_owned())
+}
+
+#[derive(Serialize)]
+struct Pushed {
+    accepted: bool,
+    dry_run: bool,
+    revision: u64,
+    serial: u64,
+    changes: Vec<Changed>,
+    more: u64,
+}
+
+#[derive(Serialize)]
+struct Changed {
+    source: String,
+    target: String,
+    gained: bool,
+    what: String,
+}
+
+pub(crate) fn push(args: &PushArgs, global: &Global) -> Result<Answer> {
+    let policy = load(&args.file, global)?;
+    let canary = args.canary.iter().map(|word| snid(&policy, word)).collect::<Result<_>>()?;
+    let request = PushRequest {
+        name: name(&args.file),
+        document: read(&args.file).with_context(|| format!("cannot read {}", name(&args.file)))?,
+        dry_run: args.dry_run,
+        canary,
+        confirm_seconds: args.confirm_within,
+    };
+    let reply = args.access.with(|mut server| async move {
+        Ok(server.push(request).await.map_err(|e| refused(&e))?.into_inner())
+    })?;
+    if !reply.report.is_empty() {
+        writeln!(io::stderr(), "{}", reply.report)?;
+    }
+    let changes = reply.changes.iter().map(changed).collect();
+    let pushed = Pushed {
+        accepted: reply.accepted,
+        dry_run: args.dry_run,
+        revision: reply.revision,
+        serial: reply.serial,
+        changes,
+        more: reply.more,
+    };
+    say(&pushed, args, global)?;
+    Ok(reply.accepted.into())
+}
+
+fn changed(change: &Change) -> Changed {
+    Changed {
+        source: format!("{}:{}", change.source_snid, change.source_scid),
+        target: format!("{}:{}", change.target_snid, change.target_scid),
+        gained: change.gained,
+        what: change.what.clone(),
+    }
+}
+
+fn say(pushed: &Pushed, args: &PushArgs, global: &Global) -> Result<()> {
+    if global.output != Format::Table {
+        return output::json(global.output, pushed);
+    }
+    let mut out = io::stdout().lock();
+    for change in &pushed.changes {
+        let sign = if change.gained { '+' } else { '-' };
+        let (source, target) = (&change.source, &change.target);
+        match change.what.as_str() {
+            "admit" => writeln!(out, "{sign} {target} admits {source}")?,
+            "open" => writeln!(out, "{sign} {target} opens to {source}")?,
+            what => writeln!(out, "{sign} {what} between {source} and {target}")?,
+        }
+    }
+    if pushed.more > 0 {
+        writeln!(out, "and {} more", pushed.more)?;
+    }
+    if !pushed.accepted {
+        writeln!(io::stderr(), "labelctl: refused")?;
+    } else if args.dry_run {
+        writeln!(io::stderr(), "labelctl: nothing was changed")?;
+    } else {
+        let trial = if args.canary.is_empty() { "" } else { ", on trial" };
+        writeln!(out, "serial {} is revision {}{trial}", pushed.serial, pushed.revision)?;
+    }
+    Ok(())
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ConcludeArgs {
+    #[command(flatten)]
+    access: Access,
+}
+
+pub(crate) fn conclude(args: &ConcludeArgs, keep: bool) -> Result<Answer> {
+    let reply = args.access.with(|mut server| async move {
+        let request = ConfirmRequest { keep };
+        Ok(server.confirm(request).await.map_err(|e| refused(&e))?.into_inner())
+    })?;
+    let what = if keep { "confirmed" } else { "reverted" };
+    writeln!(io::stdout(), "{what}; revision {} is in force everywhere", reply.revision)?;
+    Ok(Answer::Yes)
+}
+
+#[derive(clap::Args)]
+pub(crate) struct RotateArgs {
+    #[command(flatten)]
+    access: Access,
+}
+
+pub(crate) fn rotate(args: &RotateArgs) -> Result<Answer> {
+    let reply = args.access.with(|mut server| async move {
+        Ok(server.rotate(RotateRequest {}).await.map_err(|e| refused(&e))?.into_inner())
+    })?;
+    writeln!(io::stdout(), "epoch {} follows as soon as all nodes accept it", reply.epoch)?;
+    Ok(Answer::Yes)
+}
+
+#[derive(clap::Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    cluster: &'a str,
+    revision: u64,
+    serial: u64,
+    canary: u64,
+    canary_ends: i64,
+    keys: u64,
+    epochs: &'a [u32],
+    stamp: u32,
+    nodes: Vec<Row<'a>>,
+}
+
+pub(crate) fn status(args: &StatusArgs, global: &Global) -> Result<Answer> {
+    let status = args.access.with(|mut server| async move {
+        Ok(server.status(StatusRequest {}).await.map_err(|e| refused(&e))?.into_inner())
+    })?;
+    if global.output == Format::Table {
+        print(&status)?;
+    } else {
+        let said = Said {
+            cluster: &status.cluster,
+            revision: status.revision,
+            serial: status.serial,
+            canary: status.canary,
+            canary_ends: status.canary_ends,
+            keys: status.keys,
+            epochs: &status.epochs,
+            stamp: status.stamp,
+            nodes: status.nodes.iter().map(Row::of).collect(),
+        };
+        output::json(global.output, &said)?;
+    }
+    let enrolled = status.nodes.iter().filter(|node| node.state == "enrolled");
+    Ok(enrolled.clone().all(|node| lag(node, &status).is_none()).into())
+}
+
+/// Why a node is not where it should be.
+fn lag(node: &NodeStatus, status: &StatusReply) -> Option<String> {
+    let away = || match node.seen {
+        0 => "never attached".to_owned(),
+        seen => format!("away for {}", span(seconds() - seen)),
+    };
+    let late = node.revision < node.wanted || node.keys < status.keys;
+    match (node.attached, late) {
+        _ if !node.problem.is_empty() => Some(node.problem.clone()),
+        (false, _) => Some(away()),
+        (true, true) => Some("on its way".to_owned()),
+        (true, false) => None,
+    }
+}
+
+fn print(status: &StatusReply) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let (cluster, serial, revision) = (&status.cluster, status.serial, status.revision);
+    writeln!(out, "cluster {cluster}: serial {serial}, revision {revision}")?;
+    if status.canary != 0 {
+        let left = span(status.canary_ends - seconds());
+        writeln!(out, "revision {} is on trial for another {left}", status.canary)?;
+    }
+    let epochs: Vec<_> = status.epochs.iter().map(ToString::to_string).collect();
+    writeln!(out, "keys: epochs {}, stamped with {}", epochs.join(" "), status.stamp)?;
+    let mut table = Table::new(&["NODE", "NAME", "SERIAL", "REVISION", "STATE"]);
+    for node in status.nodes.iter().filter(|node| node.state != "revoked") {
+        let state = match node.state.as_str() {
+            "enrolled" => lag(node, status).unwrap_or_else(|| "in force".to_owned()),
+            "token" => "not joined yet".to_owned(),
+            _ => "not enrolled".to_owned(),
+        };
+        let number = |number: u64| if number == 0 { "-".to_owned() } else { number.to_string() };
+        let row = [
+            node.snid.to_string(),
+            node.name.clone(),
+            number(node.serial),
+            number(node.revision),
+            state,
+        ];
+        table.row(row);
+    }
+    table.print(&mut out)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time;
+
+    #[test]
+    fn times_are_seconds_or_minutes() {
+        assert_eq!((time("60s"), time("5"), time("2m")), (Ok(60), Ok(5), Ok(120)));
+        for bad in ["", "0s", "-1s", "1h", "99999999999s", "80000000m"] {
+            assert!(time(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The administrators' side.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sigil_cluster::proto::admin_server::Admin;
+use sigil_cluster::proto::{
+    Alarm, AlarmsRequest, ConfirmReply, ConfirmRequest, EnrollReply, EnrollRequest, NodeStatus,
+    PushReply, PushRequest, RevokeReply, RevokeRequest, RotateReply, RotateRequest, StatusReply,
+    StatusRequest,
+};
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::{Instant, sleep};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status as Refusal};
+
+use crate::enrolment;
+use crate::keyset::fresh;
+use crate::listen::admin;
+use crate::record::{self, Snapshot};
+use crate::release;
+use crate::state::State;
+
+/// How long a revocation waits for nodes to follow before it says who has not.
+const FOLLOW: Duration = Duration::from_secs(5);
+
+/// The service for administrators.
+pub(crate) struct Desk {
+    pub(crate) state: Arc<State>,
+}
+
+#[tonic::async_trait]
+impl Admin for Desk {
+    type AlarmsStream = Pin<Box<dyn Stream<Item = Result<Alarm, Refusal>> + Send>>;
+
+    async fn enroll(
+        &self,
+        request: Request<EnrollRequest>,
+    ) -> Result<Response<EnrollReply>, Refusal> {
+        let by = admin(&request)?;
+        let EnrollRequest { snid, valid_seconds } = request.into_inner();
+        let (token, expires) = enrolment::draw(&self.state, snid, valid_seconds).await?;
+        tracing::info!(snid, by, "token drawn");
+        Ok(Response::new(EnrollReply { token: token.as_bytes().to_vec(), expires: expires / 1000 }))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<RevokeRequest>,
+    ) -> Result<Response<RevokeReply>, Refusal> {
+        admin(&request)?;
+        enrolment::revoke(&self.state, request.get_ref().snid).await?;
+        let version = self.state.snapshot().keys.value.version;
+        let deadline = Instant::now() + FOLLOW;
+        loop {
+            let waiting = lagging(&self.state, version);
+            if waiting.is_empty() || Instant::now() > deadline {
+                return Ok(Response::new(RevokeReply { waiting }));
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushReply>, Refusal> {
+        admin(&request)?;
+        Ok(Response::new(release::push(&self.state, request.get_ref()).await?))
+    }
+
+    async fn confirm(
+        &self,
+        request: Request<ConfirmRequest>,
+    ) -> Result<Response<ConfirmReply>, Refusal> {
+        admin(&request)?;
+        let revision = release::conclude(&self.state, request.get_ref().keep).await?;
+        Ok(Response::new(ConfirmReply { revision }))
+    }
+
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusReply>, Refusal> {
+        admin(&request)?;
+        let snapshot = self.state.snapshot();
+        let names = names(&self.state, &snapshot).await;
+        let (keys, policies) = (&snapshot.keys.value, &snapshot.policies.value);
+        let current = policies.current.as_ref();
+        let canary = policies.canary.as_ref();
+        let key_id = |epoch: &record::Epoch| u32::from(epoch.key_id());
+        let stamp = keys.epochs.iter().find(|epoch| epoch.number == keys.stamp);
+        Ok(Response::new(StatusReply {
+            cluster: self.state.cluster.name.clone(),
+            revision: current.map_or(0, |release| release.revision),
+            serial: current.map_or(0, |release| release.serial),
+            canary: canary.map_or(0, |canary| canary.release.revision),
+            canary_ends: canary.map_or(0, |canary| canary.ends / 1000),
+            keys: keys.version,
+            epochs: keys.epochs.iter().map(key_id).collect(),
+            stamp: stamp.map_or(0, key_id),
+            nodes: nodes(&self.state, &snapshot, &names),
+        }))
+    }
+
+    async fn rotate(
+        &self,
+        request: Request<RotateRequest>,
+    ) -> Result<Response<RotateReply>, Refusal> {
+        let by = admin(&request)?;
+        let wanted = self
+            .state
+            .update(|snapshot, draft| {
+                let mut keys = snapshot.keys.value.clone();
+                keys.wanted = keys.wanted.max(fresh(&keys));
+                draft.keys(snapshot, &keys);
+                Ok(keys.wanted)
+            })
+            .await?;
+        self.state.progress.notify_one();
+        tracing::info!(by, epoch = wanted, "rotation asked for");
+        #[expect(clippy::cast_possible_truncation, reason = "the key id")]
+        Ok(Response::new(RotateReply { epoch: u32::from(wanted as u8) }))
+    }
+
+    async fn alarms(
+        &self,
+        request: Request<AlarmsRequest>,
+    ) -> Result<Response<Self::AlarmsStream>, Refusal> {
+        admin(&request)?;
+        let AlarmsRequest { follow, after } = request.into_inner();
+        // Subscribed before the list is taken: what comes twice is told by its number.
+        let mut news = self.state.alarms.subscribe();
+        let held = self.state.alarms();
+        let (to, from) = mpsc::channel(64);
+        tokio::spawn(async move {
+            let mut last = after;
+            for alarm in held.into_iter().filter(|alarm| alarm.number > after) {
+                last = last.max(alarm.number);
+                if to.send(Ok(message(alarm))).await.is_err() {
+                    return;
+                }
+            }
+            while follow {
+                let alarm = match news.recv().await {
+                    Ok(alarm) if alarm.number > last => Ok(message(alarm)),
+                    Ok(_) => continue,
+                    Err(broadcast::error::RecvError::Lagged(count)) => {
+                        Err(Refusal::data_loss(format!("{count} alarms were missed: list them")))
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return,
+                };
+                if to.send(alarm).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(from))))
+    }
+}
+
+fn message(alarm: record::Alarm) -> Alarm {
+    Alarm {
+        number: alarm.number,
+        time: alarm.time / 1000,
+        snid: alarm.snid,
+        kind: alarm.kind,
+        message: alarm.message,
+    }
+}
+
+/// Attached members that do not hold the keys of a version yet.
+fn lagging(state: &State, version: u64) -> Vec<u32> {
+    let statuses = state.statuses();
+    let lags = |snid: &u32| {
+        let status = statuses.get(snid);
+        status.is_some_and(|status| !status.attached.is_empty() && status.keys < version)
+    };
+    state.snapshot().members().map(|(snid, _)| snid).filter(lags).collect()
+}
+
+/// The nodes that the policy declares.
+async fn names(state: &State, snapshot: &Snapshot) -> BTreeMap<u32, String> {
+    let Some(release) = &snapshot.policies.value.current else { return BTreeMap::new() };
+    match release::parsed(state, release).await {
+        Ok(policy) => policy.nodes.iter().map(|node| (node.snid, node.name.clone())).collect(),
+        Err(error) => {
+            tracing::error!("{error:#}");
+            BTreeMap::new()
+        }
+    }
+}
+
+fn nodes(state: &State, snapshot: &Snapshot, names: &BTreeMap<u32, String>) -> Vec<NodeStatus> {
+    let statuses = state.statuses();
+    let tokens = snapshot.tokens.values().filter(|token| !token.value.used);
+    let invited: BTreeSet<u32> = tokens.map(|token| token.value.snid).collect();
+    let known = names.keys().chain(snapshot.nodes.keys()).chain(&invited);
+    let snids: BTreeSet<u32> = known.copied().collect();
+    let status = |snid: u32| {
+        let held = statuses.get(&snid).cloned().unwrap_or_default();
+        let node = snapshot.nodes.get(&snid).map(|node| &node.value);
+        let word = match node {
+            Some(node) if node.revoked => "revoked",
+            Some(_) => "enrolled",
+            None if invited.contains(&snid) => "token",
+            None => "declared",
+        };
+        let wanted = snapshot.release(snid).map_or(0, |release| release.revision);
+        NodeStatus {
+            snid,
+            name: names.get(&snid).cloned().unwrap_or_default(),
+            state: word.to_owned(),
+            attached: !held.attached.is_empty() && word == "enrolled",
+            revision: held.revision,
+            serial: held.serial,
+            keys: held.keys,
+            problem: held.problem,
+            seen: held.seen / 1000,
+            certificate_ends: node.map_or(0, |node| node.ends / 1000),
+            version: held.version,
+            wanted,
+        }
+    };
+    snids.into_iter().map(status).collect()
+}

@@ -1,0 +1,129 @@
+//! The configuration file, which `sigil-server init` writes.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::keyset::Schedule;
+use crate::store::{Embedded, Etcd, Store};
+
+/// What the operator decides. Durations are in seconds.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Where nodes and administrators connect.
+    pub(crate) listen: SocketAddr,
+    /// Where metrics and health are served, without authentication.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// The key that the store is encrypted with. Keep it apart from copies of the store.
+    pub(crate) store_key: PathBuf,
+    /// The embedded store's file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) store: Option<PathBuf>,
+    /// etcd's endpoints, where it is the store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) etcd: Vec<String>,
+    /// The cluster's name, where etcd is the store.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) cluster: String,
+    #[serde(default)]
+    pub(crate) certificates: Certificates,
+    #[serde(default)]
+    pub(crate) rotation: Rotation,
+}
+
+/// How long certificates are good.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Certificates {
+    /// A node's, which it renews by itself when two thirds have passed.
+    pub(crate) node: u64,
+    /// The server's own, made anew at each start and when half has passed.
+    pub(crate) server: u64,
+}
+
+/// When keys change.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Rotation {
+    /// A new epoch after so long.
+    pub(crate) every: u64,
+    /// A new epoch when one key stamped so many packets.
+    pub(crate) packets: u64,
+    /// The old epoch is accepted at least so long.
+    pub(crate) overlap: u64,
+    /// The old epoch waits so long for nodes that are not attached.
+    pub(crate) patience: u64,
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self { node: 24 * 3600, server: 7 * 24 * 3600 }
+    }
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self { every: 24 * 3600, packets: 1 << 40, overlap: 10, patience: 3600 }
+    }
+}
+
+/// [`Certificates`], for who makes them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lifetimes {
+    pub(crate) node: time::Duration,
+    pub(crate) server: time::Duration,
+}
+
+impl Config {
+    /// Reads a file; paths in it are relative to its directory.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}: name it with --config", path.display()))?;
+        let mut config: Self =
+            toml::from_str(&text).with_context(|| format!("{} is no good", path.display()))?;
+        let whole = std::path::absolute(path)?;
+        let base = whole.parent().unwrap_or(Path::new("/"));
+        config.store_key = base.join(&config.store_key);
+        config.store = config.store.map(|store| base.join(store));
+        ensure!(
+            config.store.is_some() == config.etcd.is_empty(),
+            "{}: set either `store`, for one server, or `etcd`, for several",
+            path.display()
+        );
+        Ok(config)
+    }
+
+    /// Opens the store.
+    pub(crate) fn store(&self) -> Result<Box<dyn Store>> {
+        Ok(match &self.store {
+            Some(path) => Box::new(
+                Embedded::open(path).with_context(|| format!("cannot use {}", path.display()))?,
+            ),
+            None => Box::new(Etcd::connect(&self.etcd, &self.cluster)?),
+        })
+    }
+
+    pub(crate) fn lifetimes(&self) -> Lifetimes {
+        let seconds = |seconds: u64| {
+            time::Duration::seconds(i64::try_from(seconds).unwrap_or(i64::MAX).max(1))
+        };
+        Lifetimes {
+            node: seconds(self.certificates.node),
+            server: seconds(self.certificates.server),
+        }
+    }
+
+    pub(crate) fn schedule(&self) -> Schedule {
+        Schedule {
+            rotate: Duration::from_secs(self.rotation.every),
+            packets: self.rotation.packets,
+            overlap: Duration::from_secs(self.rotation.overlap),
+            patience: Duration::from_secs(self.rotation.patience),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! `sigil-server init`.
+
+use std::fs::DirBuilder;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use ring::rand::SystemRandom;
+use ring::signature::Ed25519KeyPair;
+use sigil_cluster::{Credential, Role, identity};
+use sigil_common::icv::Suite;
+use time::Duration;
+
+use crate::ca::Ca;
+use crate::config::{Certificates, Config, Rotation};
+use crate::record::{Cluster, Secret};
+use crate::state::State;
+use crate::vault::Vault;
+
+const ADMIN_DAYS: i64 = 365;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The cluster's name, as in the policy: small letters, digits, `.`, `-`, `_`
+    #[arg(long)]
+    cluster: String,
+    /// Where everything is written
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/sigil")]
+    out: PathBuf,
+    /// Where the server listens
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7443")]
+    listen: SocketAddr,
+    /// Where nodes and administrators reach the servers, if not at `--listen`; may be repeated
+    #[arg(long = "server", value_name = "ADDRESS:PORT")]
+    servers: Vec<SocketAddr>,
+    /// Where metrics and health are served
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
+    /// Keep the records in etcd, for several servers; may be repeated
+    #[arg(long, value_name = "URL")]
+    etcd: Vec<String>,
+    /// The MAC of the packets
+    #[arg(long, value_name = "SUITE", default_value = "siphash-2-4-96", value_parser = suite)]
+    suite: Suite,
+}
+
+fn suite(name: &str) -> Result<Suite, String> {
+    name.parse().map_err(|_| {
+        let known: Vec<_> = Suite::ALL.iter().map(|suite| suite.name()).collect();
+        format!("known suites are {}", known.join(", "))
+    })
+}
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    ensure!(
+        identity::is_cluster(&args.cluster),
+        "`{}` cannot name a cluster: use 1 to {} small letters, digits, `.`, `-` and `_`",
+        args.cluster,
+        identity::CLUSTER_MAX
+    );
+    let servers = if args.servers.is_empty() { vec![args.listen] } else { args.servers };
+    ensure!(
+        servers.iter().all(|server| !server.ip().is_unspecified()),
+        "say with --server where nodes reach the server: {} is no address to connect to",
+        args.listen
+    );
+    let out = &args.out;
+    let made = || out.display().to_string();
+    DirBuilder::new().recursive(true).mode(0o700).create(out).with_context(made)?;
+    let file = out.join("server.toml");
+    ensure!(!file.exists(), "{} is there already: name another --out", file.display());
+
+    let (ca, ca_key) = Ca::create(&args.cluster)?;
+    let policy_key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
+        .map_err(|_| anyhow!("the system has no randomness"))?;
+    let cluster = Cluster {
+        name: args.cluster.clone(),
+        ca: ca.clone(),
+        ca_key,
+        policy_key: Secret(policy_key.as_ref().to_vec()),
+        suite: args.suite as u8,
+    };
+    let embedded = args.etcd.is_empty();
+    let config = Config {
+        listen: args.listen,
+        metrics: args.metrics,
+        store_key: "store.key".into(),
+        store: embedded.then(|| "sigil.redb".into()),
+        cluster: if embedded { String::new() } else { args.cluster },
+        etcd: args.etcd,
+        certificates: Certificates::default(),
+        rotation: Rotation::default(),
+    };
+    let vault = Vault::create(&out.join("store.key"))?;
+    let text = toml::to_string(&config)?;
+    std::fs::write(&file, text).with_context(|| file.display().to_string())?;
+    let store = Config::read(&file)?.store()?;
+    State::create(&*store, &vault, &cluster).await?;
+
+    let days = Duration::days(ADMIN_DAYS);
+    let (issued, key) = Ca::of(&cluster)?.grant(Role::Admin("admin".to_owned()), days)?;
+    let credential = Credential {
+        servers,
+        ca,
+        certificate: issued.pem,
+        key: key.serialize_pem(),
+        policy_key: String::new(),
+    };
+    let admin = out.join("admin.toml");
+    credential.store(&admin)?;
+    writeln!(
+        io::stdout(),
+        "made cluster {}\n  serve:      sigil-server run --config {}\n  administer: labelctl --admin {} …",
+        cluster.name,
+        file.display(),
+        admin.display()
+    )?;
+    Ok(())
+}

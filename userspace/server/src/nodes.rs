@@ -1,0 +1,374 @@
+//! The nodes' side: one stream for each attached node, which gets whatever it should have next.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use sigil_cluster::proto::nodes_server::Nodes;
+use sigil_cluster::proto::{
+    Hello, NodeMessage, Pong, Progress, RenewReply, RenewRequest, ServerMessage, node_message,
+    server_message,
+};
+use sigil_cluster::{Identity, Role};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status as Refusal, Streaming};
+
+use crate::config::Lifetimes;
+use crate::keyset::{self, fresh};
+use crate::listen::peer;
+use crate::record::{Node, Snapshot, now};
+use crate::release;
+use crate::state::{State, lock, unavailable};
+
+/// A node that says nothing for so long is gone; it pings every second.
+const SILENCE: Duration = Duration::from_secs(5);
+/// A node that takes nothing for so long is gone.
+const STUCK: Duration = Duration::from_secs(10);
+/// How long the older of two that claim to be one node has to show that it lives.
+const PROOF: Duration = Duration::from_millis(2500);
+/// A node that went back twice from a policy is not sent it again.
+const REVERTS: u32 = 2;
+/// Longest problem that is kept, in bytes.
+const PROBLEM: usize = 2048;
+
+/// Numbers the sessions of this run.
+static SESSIONS: AtomicU64 = AtomicU64::new(1);
+
+/// The service for nodes.
+pub(crate) struct Desk {
+    pub(crate) state: Arc<State>,
+    pub(crate) lifetimes: Lifetimes,
+    pub(crate) attached: Arc<Attached>,
+}
+
+/// The nodes that are attached to this server.
+#[derive(Default)]
+pub(crate) struct Attached(Mutex<BTreeMap<u32, Session>>);
+
+struct Session {
+    number: u64,
+    instance: String,
+    heard: Instant,
+    /// Dropped to end it.
+    _end: watch::Sender<()>,
+}
+
+impl Attached {
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.0).len()
+    }
+
+    fn heard(&self, snid: u32, number: u64) {
+        let mut sessions = lock(&self.0);
+        if let Some(session) = sessions.get_mut(&snid).filter(|held| held.number == number) {
+            session.heard = Instant::now();
+        }
+    }
+
+    /// Takes the node's place. The same instance takes its own; another one has to wait whether the
+    /// holder still lives.
+    async fn enter(&self, snid: u32, instance: &str) -> Option<(u64, watch::Receiver<()>)> {
+        let began = Instant::now();
+        loop {
+            {
+                let mut sessions = lock(&self.0);
+                let lives = sessions.get(&snid).filter(|held| held.instance != instance);
+                match lives.map(|held| held.heard > began) {
+                    Some(true) => return None,
+                    Some(false) if began.elapsed() < PROOF => {}
+                    _ => {
+                        let (end, ended) = watch::channel(());
+                        let number = SESSIONS.fetch_add(1, Ordering::Relaxed);
+                        let instance = instance.to_owned();
+                        let heard = Instant::now();
+                        let session = Session { number, instance, heard, _end: end };
+                        sessions.insert(snid, session);
+                        return Some((number, ended));
+                    }
+                }
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Whether it was still the node's session.
+    fn leave(&self, snid: u32, number: u64) -> bool {
+        let mut sessions = lock(&self.0);
+        let own = sessions.get(&snid).is_some_and(|held| held.number == number);
+        if own {
+            sessions.remove(&snid);
+        }
+        own
+    }
+}
+
+/// The node that sent a request, if it is a member and the certificate is its own.
+fn member<T>(state: &State, request: &Request<T>) -> Result<(u32, Node), Refusal> {
+    let peer = peer(request)?;
+    let Some(Identity { role: Role::Node(snid), .. }) = peer.identity else {
+        return Err(Refusal::permission_denied("only nodes may ask this"));
+    };
+    let refuse = |why: &str| {
+        state.alarm(snid, "node-refused", format!("{}: {why}", peer.address));
+        Err(Refusal::permission_denied(why.to_owned()))
+    };
+    match state.snapshot().nodes.get(&snid).map(|held| &held.value) {
+        None => refuse("the node is not enrolled"),
+        Some(node) if node.revoked => refuse("the node was revoked: enrol it anew (sigild join)"),
+        Some(node) if node.key != peer.key && node.former.as_ref() != Some(&peer.key) => {
+            refuse("the certificate was replaced by another: enrol the node anew (sigild join)")
+        }
+        Some(node) => Ok((snid, node.clone())),
+    }
+}
+
+#[tonic::async_trait]
+impl Nodes for Desk {
+    type AttachStream = ReceiverStream<Result<ServerMessage, Refusal>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<NodeMessage>>,
+    ) -> Result<Response<Self::AttachStream>, Refusal> {
+        let (snid, _) = member(&self.state, &request)?;
+        let key = peer(&request)?.key.clone();
+        let mut from = request.into_inner();
+        let first = timeout(SILENCE, from.message()).await;
+        let Ok(Ok(Some(NodeMessage { body: Some(node_message::Body::Hello(hello)) }))) = first
+        else {
+            return Err(Refusal::invalid_argument("a node says hello first"));
+        };
+        if hello.instance.len() != 16 || hello.version.len() > 64 {
+            return Err(Refusal::invalid_argument("the hello is malformed"));
+        }
+        let instance = hex::encode(&hello.instance);
+        let Some((number, ended)) = self.attached.enter(snid, &instance).await else {
+            let why = "another machine is attached under this SnID: one of the two is a clone";
+            self.state.alarm(snid, "node-cloned", why.to_owned());
+            return Err(Refusal::already_exists(why));
+        };
+        admit(&self.state, snid, &instance, &key).await.inspect_err(|_| {
+            self.attached.leave(snid, number);
+        })?;
+        let (to, stream) = mpsc::channel(4);
+        let session = Run {
+            state: Arc::clone(&self.state),
+            attached: Arc::clone(&self.attached),
+            snid,
+            number,
+            to,
+            sent_revision: 0,
+            sent_keys: 0,
+            progress: Progress::default(),
+        };
+        tokio::spawn(session.run(hello, from, ended));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Refusal> {
+        let (snid, _) = member(&self.state, &request)?;
+        let key = peer(&request)?.key.clone();
+        let certified = self
+            .state
+            .ca
+            .certify(&request.get_ref().csr, Role::Node(snid), self.lifetimes.node)
+            .map_err(|error| Refusal::invalid_argument(format!("{error:#}")))?;
+        self.state
+            .update(|snapshot, draft| {
+                let held = snapshot.nodes.get(&snid).filter(|held| !held.value.revoked);
+                let node = held.map(|held| held.value.clone());
+                let node =
+                    node.ok_or_else(|| Refusal::permission_denied("the node was revoked"))?;
+                let renewed = Node {
+                    key: certified.key.clone(),
+                    // It stays good until the node has shown the new one.
+                    former: Some(key.clone()),
+                    ends: certified.ends,
+                    ..node
+                };
+                draft.node(snapshot, snid, &renewed);
+                Ok(())
+            })
+            .await?;
+        tracing::info!(snid, "certificate renewed");
+        Ok(Response::new(RenewReply { certificate: certified.certificate.to_vec() }))
+    }
+}
+
+/// Takes note of who attaches: one without its counters gets keys that nobody had before.
+async fn admit(state: &State, snid: u32, instance: &str, key: &str) -> Result<(), Refusal> {
+    state
+        .update(|snapshot, draft| {
+            let held = snapshot.nodes.get(&snid).filter(|held| !held.value.revoked);
+            let Some(node) = held.map(|held| &held.value) else {
+                return Err(Refusal::permission_denied("the node was revoked"));
+            };
+            let mut next = node.clone();
+            if node.key == key {
+                next.former = None;
+            }
+            if node.instance != instance {
+                instance.clone_into(&mut next.instance);
+                if !node.instance.is_empty() {
+                    let mut keys = snapshot.keys.value.clone();
+                    next.first_epoch = fresh(&keys);
+                    keys.wanted = keys.wanted.max(next.first_epoch);
+                    keys.version += 1;
+                    draft.keys(snapshot, &keys);
+                    tracing::info!(snid, epoch = next.first_epoch, "the node's counters are new");
+                }
+            }
+            if next != *node {
+                draft.node(snapshot, snid, &next);
+            }
+            Ok(())
+        })
+        .await
+}
+
+/// One attached node.
+struct Run {
+    state: Arc<State>,
+    attached: Arc<Attached>,
+    snid: u32,
+    number: u64,
+    to: mpsc::Sender<Result<ServerMessage, Refusal>>,
+    sent_revision: u64,
+    sent_keys: u64,
+    progress: Progress,
+}
+
+impl Run {
+    async fn run(
+        mut self,
+        hello: Hello,
+        mut from: Streaming<NodeMessage>,
+        mut ended: watch::Receiver<()>,
+    ) {
+        let (snid, me) = (self.snid, self.state.me.clone());
+        self.state.note(snid, |status| {
+            status.attached = me;
+            status.version.clone_from(&hello.version);
+        });
+        self.note(hello.progress.unwrap_or_default());
+        tracing::info!(snid, "node attached");
+        let outcome = tokio::select! {
+            outcome = self.serve(&mut from) => outcome,
+            _ = ended.changed() => Err(Refusal::aborted("the node attached once more")),
+        };
+        if self.attached.leave(snid, self.number) {
+            self.state.note(snid, |status| {
+                status.attached.clear();
+                status.seen = now();
+            });
+        }
+        match outcome {
+            Ok(()) => tracing::info!(snid, "node detached"),
+            Err(refusal) => {
+                tracing::info!(snid, "node detached: {}", refusal.message());
+                // It may be gone.
+                let _ = self.to.try_send(Err(refusal));
+            }
+        }
+    }
+
+    async fn serve(&mut self, from: &mut Streaming<NodeMessage>) -> Result<(), Refusal> {
+        let mut snapshots = self.state.follow();
+        loop {
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            self.bring(&snapshot).await?;
+            tokio::select! {
+                changed = snapshots.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                }
+                message = timeout(SILENCE, from.message()) => {
+                    let message = message
+                        .map_err(|_| Refusal::deadline_exceeded("nothing was heard of the node"))??;
+                    let Some(message) = message else { return Ok(()) };
+                    self.attached.heard(self.snid, self.number);
+                    self.hear(message).await?;
+                }
+            }
+        }
+    }
+
+    /// Sends what the node should have and has not been sent.
+    async fn bring(&mut self, snapshot: &Snapshot) -> Result<(), Refusal> {
+        let snid = self.snid;
+        if snapshot.nodes.get(&snid).is_none_or(|node| node.value.revoked) {
+            return Err(Refusal::permission_denied("the node was revoked"));
+        }
+        let version = snapshot.keys.value.version;
+        if self.sent_keys != version {
+            let keys = keyset::of_node(&self.state.cluster, snapshot, snid);
+            self.send(server_message::Body::Keys(keys)).await?;
+            self.sent_keys = version;
+        }
+        let Some(release) = snapshot.release(snid) else { return Ok(()) };
+        let failed = self.progress.failed == release.revision && self.progress.reverts >= REVERTS;
+        let has = self.progress.revision >= release.revision;
+        if self.sent_revision != release.revision && !has && !failed {
+            self.sent_revision = release.revision;
+            match release::part(&self.state, release, snid).await {
+                Ok(Some(policy)) => self.send(server_message::Body::Policy(policy)).await?,
+                Ok(None) => self.state.note(snid, |status| {
+                    status.problem = format!("serial {} does not declare the node", release.serial);
+                }),
+                Err(error) => return Err(unavailable(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, body: server_message::Body) -> Result<(), Refusal> {
+        let message = ServerMessage { body: Some(body) };
+        timeout(STUCK, self.to.send(Ok(message)))
+            .await
+            .map_err(|_| Refusal::deadline_exceeded("the node takes nothing"))?
+            .map_err(|_| Refusal::cancelled("the node is gone"))
+    }
+
+    async fn hear(&mut self, message: NodeMessage) -> Result<(), Refusal> {
+        match message.body {
+            Some(node_message::Body::Progress(progress)) => self.note(progress),
+            Some(node_message::Body::Ping(ping)) => {
+                let pong = Pong { number: ping.number };
+                self.send(server_message::Body::Pong(pong)).await?;
+            }
+            Some(node_message::Body::Hello(_)) | None => {
+                return Err(Refusal::invalid_argument("the node says what was not asked"));
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, mut progress: Progress) {
+        let mut end = progress.problem.len().min(PROBLEM);
+        while !progress.problem.is_char_boundary(end) {
+            end -= 1;
+        }
+        progress.problem.truncate(end);
+        if progress.failed != 0 && progress.failed != self.progress.failed {
+            let message =
+                format!("revision {} is not in force: {}", progress.failed, progress.problem);
+            self.state.alarm(self.snid, "policy-not-applied", message);
+        }
+        let noted = progress.clone();
+        self.state.note(self.snid, |status| {
+            status.seen = now();
+            status.revision = noted.revision;
+            status.serial = noted.serial;
+            status.keys = noted.keys;
+            status.failed = noted.failed;
+            status.problem = noted.problem;
+            status.reverts = noted.reverts;
+            status.stamped = noted.stamped;
+        });
+        self.progress = progress;
+    }
+}

@@ -1,0 +1,254 @@
+//! Policies: accepting them, trying them on some nodes, going back, and each node's signed part.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sigil_cluster::envelope;
+use sigil_cluster::proto::{self, Envelope, SignedPolicy};
+use sigil_policy::{Compiled, Policy, Report, compile, difference, slice};
+use tonic::Status as Refusal;
+
+use crate::record::{Canary, Policies, Release, now};
+use crate::state::{State, unavailable};
+
+/// Changes that a push lists.
+const LISTED: usize = 1000;
+/// A node that loses its server goes back after so long.
+const CONFIRM: u32 = 30;
+/// The longest trial.
+const TRIAL_MAX: u32 = 24 * 3600;
+
+/// Accepts a policy, or says what is wrong with it.
+pub(crate) async fn push(
+    state: &State,
+    request: &proto::PushRequest,
+) -> Result<proto::PushReply, Refusal> {
+    let policies = state.snapshot().policies.value.clone();
+    let floor = policies.any.then_some(policies.serial);
+    let compiled = match compile(&request.name, &request.document, floor) {
+        Ok(Compiled { policy, .. }) => policy,
+        Err(report) => {
+            return Ok(proto::PushReply { report: plain(&report), ..Default::default() });
+        }
+    };
+    if let Some(report) = misfit(state, &compiled, request) {
+        return Ok(proto::PushReply { report, ..Default::default() });
+    }
+    let old = match &policies.current {
+        Some(release) => Some(parsed(state, release).await.map_err(|e| unavailable(&e))?),
+        None => None,
+    };
+    let (changes, more) = difference(old.as_deref(), &compiled, LISTED)
+        .map_err(|error| Refusal::failed_precondition(error.to_string()))?;
+    let mut reply = proto::PushReply {
+        accepted: true,
+        revision: policies.revision,
+        serial: compiled.serial,
+        report: String::new(),
+        changes: changes.iter().map(change).collect(),
+        more,
+    };
+    if request.dry_run {
+        return Ok(reply);
+    }
+    let document = state.keep(&request.document).await.map_err(|error| unavailable(&error))?;
+    let seconds = request.confirm_seconds.clamp(1, TRIAL_MAX);
+    reply.revision = state
+        .update(|snapshot, draft| {
+            let mut policies = snapshot.policies.value.clone();
+            if policies.any && compiled.serial <= policies.serial {
+                return Err(Refusal::aborted("another policy was pushed meanwhile"));
+            }
+            if policies.canary.is_some() {
+                return Err(Refusal::failed_precondition(
+                    "a canary is on trial: `labelctl policy confirm` or `revert` it first",
+                ));
+            }
+            policies.revision += 1;
+            (policies.serial, policies.any) = (compiled.serial, true);
+            let release = Release {
+                revision: policies.revision,
+                serial: compiled.serial,
+                document: document.clone(),
+                revert: false,
+            };
+            if request.canary.is_empty() {
+                policies.current = Some(release);
+            } else {
+                policies.canary = Some(Canary {
+                    release,
+                    nodes: request.canary.clone(),
+                    ends: now() + i64::from(seconds) * 1000,
+                    confirm_seconds: seconds,
+                });
+            }
+            draft.policies(snapshot, &policies);
+            Ok(policies.revision)
+        })
+        .await?;
+    let (revision, serial) = (reply.revision, compiled.serial);
+    tracing::info!(revision, serial, canary = ?request.canary, "policy accepted");
+    Ok(reply)
+}
+
+/// Why a good document is not for this cluster.
+fn misfit(state: &State, policy: &Policy, request: &proto::PushRequest) -> Option<String> {
+    let ours = &state.cluster.name;
+    if policy.cluster != *ours {
+        return Some(format!(
+            "the policy is for cluster `{}`, and this is `{ours}`: correct `cluster`",
+            policy.cluster
+        ));
+    }
+    let unknown = request.canary.iter().find(|snid| policy.node(**snid).is_none());
+    if let Some(snid) = unknown {
+        return Some(format!("--canary names node {snid}, which the policy does not declare"));
+    }
+    None
+}
+
+/// Ends a trial. What was kept is in force everywhere; what was not is replaced on the nodes that
+/// tried it.
+pub(crate) async fn conclude(state: &State, keep: bool) -> Result<u64, Refusal> {
+    let revision = state
+        .update(|snapshot, draft| {
+            let policies = concluded(&snapshot.policies.value, keep)
+                .ok_or_else(|| Refusal::failed_precondition("no canary is on trial"))?;
+            draft.policies(snapshot, &policies);
+            Ok(policies.revision)
+        })
+        .await?;
+    tracing::info!(revision, keep, "the canary's trial ended");
+    Ok(revision)
+}
+
+fn concluded(policies: &Policies, keep: bool) -> Option<Policies> {
+    let mut next = policies.clone();
+    let canary = next.canary.take()?;
+    if keep {
+        next.current = Some(canary.release);
+    } else if let Some(current) = &mut next.current {
+        // A new revision of what was: nodes take nothing that is older than what they have.
+        next.revision += 1;
+        *current = Release { revision: next.revision, revert: true, ..current.clone() };
+    }
+    Some(next)
+}
+
+/// Ends trials that nobody confirmed, for as long as the server lives.
+pub(crate) async fn watch_canaries(state: Arc<State>) -> anyhow::Result<()> {
+    const TICK: Duration = Duration::from_millis(100);
+    loop {
+        tokio::time::sleep(TICK).await;
+        let snapshot = state.snapshot();
+        let Some(canary) = &snapshot.policies.value.canary else { continue };
+        if now() < canary.ends {
+            continue;
+        }
+        let revision = canary.release.revision;
+        let over = state.update(|snapshot, draft| {
+            let held = &snapshot.policies.value;
+            let same = held.canary.as_ref().is_some_and(|now| now.release.revision == revision);
+            if same && let Some(policies) = concluded(held, false) {
+                draft.policies(snapshot, &policies);
+            }
+            Ok(same)
+        });
+        match over.await {
+            Ok(true) => state.alarm(
+                0,
+                "canary-reverted",
+                format!("nobody confirmed revision {revision} in time: its nodes go back"),
+            ),
+            Ok(false) => {}
+            Err(error) => tracing::error!("the canary cannot be ended yet: {}", error.message()),
+        }
+    }
+}
+
+/// A node's signed part of a release; nothing if the policy does not declare the node.
+pub(crate) async fn part(
+    state: &State,
+    release: &Release,
+    snid: u32,
+) -> anyhow::Result<Option<SignedPolicy>> {
+    let document = state.document(&release.document).await?;
+    let policy = parsed(state, release).await?;
+    if policy.node(snid).is_none() {
+        return Ok(None);
+    }
+    let text = str::from_utf8(&document)?;
+    let canary = &state.snapshot().policies.value.canary;
+    let trial = canary.as_ref().filter(|canary| canary.release.revision == release.revision);
+    let envelope = Envelope {
+        cluster: state.cluster.name.clone(),
+        revision: release.revision,
+        serial: release.serial,
+        snid,
+        document: slice(text, &policy, snid).into_bytes(),
+        revert: release.revert,
+        confirm_seconds: trial.map_or(CONFIRM, |canary| canary.confirm_seconds.min(CONFIRM)),
+    };
+    Ok(Some(envelope::sign(&envelope, &state.policy_key)))
+}
+
+/// The policy of a release.
+pub(crate) async fn parsed(state: &State, release: &Release) -> anyhow::Result<Arc<Policy>> {
+    state.policy(&release.document).await
+}
+
+fn change(change: &sigil_policy::Change) -> proto::Change {
+    proto::Change {
+        gained: change.gained,
+        source_snid: change.source.snid,
+        source_scid: change.source.scid,
+        target_snid: change.target.snid,
+        target_scid: change.target.scid,
+        what: change.what.to_owned(),
+    }
+}
+
+/// A report as lines: `FILE:LINE:COLUMN: message`.
+pub(crate) fn plain(report: &Report) -> String {
+    let lines = report.diagnostics.iter().map(|diagnostic| {
+        let (line, column) = diagnostic.position();
+        let hint = diagnostic.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        format!("{line}:{column}: {}{hint}", diagnostic.message)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(revision: u64, serial: u64) -> Release {
+        Release { revision, serial, document: serial.to_string(), revert: false }
+    }
+
+    fn on_trial() -> Policies {
+        Policies {
+            revision: 2,
+            serial: 2,
+            any: true,
+            current: Some(release(1, 1)),
+            canary: Some(Canary {
+                release: release(2, 2),
+                nodes: vec![1],
+                ends: 0,
+                confirm_seconds: 60,
+            }),
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_in_force_and_what_is_not_leaves_a_newer_revision_of_the_old() {
+        let kept = concluded(&on_trial(), true).unwrap();
+        assert_eq!((kept.current, kept.canary), (Some(release(2, 2)), None));
+        let back = concluded(&on_trial(), false).unwrap();
+        let again = back.current.unwrap();
+        assert_eq!((again.revision, again.serial, again.revert), (3, 1, true));
+        assert_eq!(back.serial, 2, "the serial that was tried is used up");
+        assert!(concluded(&Policies::default(), true).is_none());
+    }
+}

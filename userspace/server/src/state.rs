@@ -1,0 +1,463 @@
+//! What the server knows, and the one way to change it.
+//!
+//! Decisions are made on a [`Snapshot`] and committed only if the records that they rest on are
+//! still the same, so that several servers on one store agree. Whoever serves a node or an
+//! administrator follows the snapshots.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use ring::signature::Ed25519KeyPair;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sigil_policy::{Policy, compile};
+use tokio::sync::{Notify, broadcast, watch};
+use tonic::Status as Refusal;
+
+use crate::ca::{Ca, hash};
+use crate::record::{Alarm, Cluster, Held, Keys, Node, Policies, Snapshot, Status, Token, now};
+use crate::release::plain;
+use crate::store::{Store, Stored, Transaction};
+use crate::vault::{Vault, random};
+
+/// How often a commit is tried again after another server was faster.
+const ATTEMPTS: usize = 16;
+/// How long changes of nodes' statuses are gathered before they are written.
+const GATHER: Duration = Duration::from_millis(200);
+/// Bytes of a document in one record: etcd takes no request above 1.5 MB.
+const CHUNK: usize = 1 << 20;
+/// Alarms that are kept.
+const ALARMS: usize = 10_000;
+/// Records in one write of what was gathered: etcd takes 128.
+const BATCH: usize = 100;
+
+/// The server's state.
+pub(crate) struct State {
+    store: Box<dyn Store>,
+    vault: Vault,
+    pub(crate) cluster: Cluster,
+    pub(crate) ca: Ca,
+    pub(crate) policy_key: Ed25519KeyPair,
+    /// This run of this server.
+    pub(crate) me: String,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    commits: tokio::sync::Mutex<()>,
+    live: Mutex<Live>,
+    /// Wakes whoever waits for nodes to follow.
+    pub(crate) progress: Notify,
+    dirty: Notify,
+    documents: Mutex<HashMap<String, Arc<Vec<u8>>>>,
+    policies: Mutex<HashMap<String, Arc<Policy>>>,
+    pub(crate) alarms: broadcast::Sender<Alarm>,
+}
+
+/// What changes too often to be committed each time.
+#[derive(Default)]
+struct Live {
+    statuses: BTreeMap<u32, Status>,
+    unsaved: BTreeMap<String, Vec<u8>>,
+    alarms: VecDeque<Alarm>,
+}
+
+/// Records that a decision changes.
+#[derive(Default)]
+pub(crate) struct Draft {
+    writes: Vec<(String, u64, Option<Vec<u8>>)>,
+}
+
+impl Draft {
+    fn put<T: Serialize>(&mut self, key: String, version: u64, value: &T) {
+        self.writes.push((key, version, Some(encode(value))));
+    }
+
+    pub(crate) fn keys(&mut self, snapshot: &Snapshot, keys: &Keys) {
+        self.put("keys".to_owned(), snapshot.keys.version, keys);
+    }
+
+    pub(crate) fn policies(&mut self, snapshot: &Snapshot, policies: &Policies) {
+        self.put("policy".to_owned(), snapshot.policies.version, policies);
+    }
+
+    pub(crate) fn node(&mut self, snapshot: &Snapshot, snid: u32, node: &Node) {
+        let version = snapshot.nodes.get(&snid).map_or(0, |held| held.version);
+        self.put(format!("node/{snid}"), version, node);
+    }
+
+    pub(crate) fn token(&mut self, snapshot: &Snapshot, hash: &str, token: &Token) {
+        let version = snapshot.tokens.get(hash).map_or(0, |held| held.version);
+        self.put(format!("token/{hash}"), version, token);
+    }
+
+    pub(crate) fn drop_token(&mut self, snapshot: &Snapshot, hash: &str) {
+        let version = snapshot.tokens.get(hash).map_or(0, |held| held.version);
+        self.writes.push((format!("token/{hash}"), version, None));
+    }
+}
+
+/// JSON of records does not fail: their maps have strings for keys.
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
+    // What is wrong is not repeated: the record may hold a key.
+    serde_json::from_slice(value)
+        .map_err(|_| anyhow!("the record `{key}` is of another version of sigil-server"))
+}
+
+impl State {
+    /// Makes a new cluster in an empty store.
+    pub(crate) async fn create(store: &dyn Store, vault: &Vault, cluster: &Cluster) -> Result<()> {
+        let put = vec![("cluster".to_owned(), vault.seal("cluster", &encode(cluster))?)];
+        let expect = vec![("cluster".to_owned(), 0)];
+        let made = store.commit(Transaction { expect, put, delete: Vec::new() }).await?;
+        made.context("the store holds a cluster already")?;
+        Ok(())
+    }
+
+    /// Reads everything from the store.
+    pub(crate) async fn open(store: Box<dyn Store>, vault: Vault) -> Result<Arc<Self>> {
+        let found = store.scan("cluster").await?;
+        let stored = found.into_iter().find(|stored| stored.key == "cluster");
+        let sealed = stored
+            .and_then(|stored| stored.value)
+            .context("the store holds no cluster: make one with `sigil-server init`")?;
+        let cluster: Cluster = decode("cluster", &vault.open_value("cluster", &sealed)?)?;
+        let ca = Ca::of(&cluster)?;
+        let policy_key = Ed25519KeyPair::from_pkcs8(&cluster.policy_key.0)
+            .map_err(|error| anyhow!("the key that signs policies: {error}"))?;
+        let mut me = [0; 8];
+        random(&mut me)?;
+        let state = Arc::new(Self {
+            store,
+            vault,
+            cluster,
+            ca,
+            policy_key,
+            me: hex::encode(me),
+            snapshot: watch::channel(Arc::default()).0,
+            commits: tokio::sync::Mutex::new(()),
+            live: Mutex::default(),
+            progress: Notify::new(),
+            dirty: Notify::new(),
+            documents: Mutex::default(),
+            policies: Mutex::default(),
+            alarms: broadcast::channel(1024).0,
+        });
+        state.reload().await?;
+        Ok(state)
+    }
+
+    /// The state now.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// The state now and later.
+    pub(crate) fn follow(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.subscribe()
+    }
+
+    async fn reload(&self) -> Result<()> {
+        let mut snapshot = Snapshot::default();
+        for prefix in ["keys", "policy", "node/", "token/", "status/", "alarm/"] {
+            for stored in self.store.scan(prefix).await? {
+                self.take(&mut snapshot, &stored)?;
+            }
+        }
+        self.snapshot.send_replace(Arc::new(snapshot));
+        Ok(())
+    }
+
+    /// Takes note of a record. What this server holds in a newer version stays.
+    fn take(&self, snapshot: &mut Snapshot, stored: &Stored) -> Result<()> {
+        let Stored { key, value, version } = stored;
+        let value = value.as_ref().map(|sealed| self.vault.open_value(key, sealed)).transpose()?;
+        let value = value.as_ref().map(|value| value.as_slice());
+        let name = key.split_once('/');
+        match (key.as_str(), name, value) {
+            ("keys", _, Some(value)) => renew(&mut snapshot.keys, *version, decode(key, value)?),
+            ("policy", _, Some(value)) => {
+                renew(&mut snapshot.policies, *version, decode(key, value)?);
+            }
+            (_, Some(("node", snid)), Some(value)) => {
+                let node = snapshot.nodes.entry(snid.parse()?).or_default();
+                renew(node, *version, decode(key, value)?);
+            }
+            (_, Some(("token", hash)), value) => match value {
+                Some(value) => {
+                    let token = decode(key, value)?;
+                    snapshot
+                        .tokens
+                        .insert(hash.to_owned(), Held { version: *version, value: token });
+                }
+                None => {
+                    snapshot.tokens.remove(hash);
+                }
+            },
+            (_, Some(("status", snid)), Some(value)) => {
+                let (snid, status): (u32, Status) = (snid.parse()?, decode(key, value)?);
+                let mut live = lock(&self.live);
+                let mine = live.statuses.get(&snid).is_some_and(|held| held.attached == self.me);
+                if !mine {
+                    live.statuses.insert(snid, status);
+                    self.progress.notify_one();
+                }
+            }
+            (_, Some(("alarm", _)), Some(value)) => {
+                self.hear(decode(key, value)?);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Decides on the state, and commits what was decided. `decide` may be called again with a newer
+    /// snapshot.
+    pub(crate) async fn update<T>(
+        &self,
+        decide: impl Fn(&Snapshot, &mut Draft) -> Result<T, Refusal> + Send + Sync,
+    ) -> Result<T, Refusal>
+    where
+        T: Send,
+    {
+        let _alone = self.commits.lock().await;
+        for _ in 0..ATTEMPTS {
+            let snapshot = self.snapshot();
+            let mut draft = Draft::default();
+            let decided = decide(&snapshot, &mut draft)?;
+            if draft.writes.is_empty() || self.commit(draft).await.map_err(|e| unavailable(&e))? {
+                return Ok(decided);
+            }
+            self.reload().await.map_err(|error| unavailable(&error))?;
+        }
+        Err(Refusal::aborted("other servers change the same records: try again"))
+    }
+
+    async fn commit(&self, draft: Draft) -> Result<bool> {
+        let mut transaction = Transaction::default();
+        for (key, version, value) in &draft.writes {
+            transaction.expect.push((key.clone(), *version));
+            match value {
+                Some(value) => {
+                    transaction.put.push((key.clone(), self.vault.seal(key, value)?));
+                }
+                None => transaction.delete.push(key.clone()),
+            }
+        }
+        let puts = transaction.put.clone();
+        let deletes = transaction.delete.clone();
+        let Some(version) = self.store.commit(transaction).await? else { return Ok(false) };
+        let gone = deletes.into_iter().map(|key| Stored { key, value: None, version });
+        let stored = puts
+            .into_iter()
+            .map(|(key, value)| Stored { key, value: Some(value), version })
+            .chain(gone);
+        let mut snapshot = (*self.snapshot()).clone();
+        for stored in stored {
+            self.take(&mut snapshot, &stored)?;
+        }
+        self.snapshot.send_replace(Arc::new(snapshot));
+        Ok(true)
+    }
+
+    /// Follows what other servers commit, for as long as the server lives.
+    pub(crate) async fn follow_others(self: Arc<Self>) -> Result<()> {
+        const BREATHER: Duration = Duration::from_millis(200);
+        loop {
+            match self.store.watch().await {
+                Ok(None) => return Ok(()),
+                Ok(Some(mut changes)) => {
+                    {
+                        // What came before the watch began.
+                        let _alone = self.commits.lock().await;
+                        if let Err(error) = self.reload().await {
+                            tracing::warn!("the store cannot be read: {error:#}");
+                        }
+                    }
+                    while let Some(stored) = changes.recv().await {
+                        let mut snapshot = (*self.snapshot()).clone();
+                        let quiet = stored.key.starts_with("status/")
+                            || stored.key.starts_with("alarm/")
+                            || stored.key.starts_with("document/");
+                        self.take(&mut snapshot, &stored)?;
+                        if !quiet {
+                            self.snapshot.send_modify(|held| merge(held, snapshot));
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!("the store cannot be watched: {error:#}"),
+            }
+            tokio::time::sleep(BREATHER).await;
+        }
+    }
+
+    /// Keeps a document, by its hash.
+    pub(crate) async fn keep(&self, document: &[u8]) -> Result<String> {
+        let name = hash(document);
+        for (at, chunk) in document.chunks(CHUNK).enumerate() {
+            let key = format!("document/{name}/{at:04}");
+            let put = vec![(key.clone(), self.vault.seal(&key, chunk)?)];
+            self.store.commit(Transaction { put, ..Transaction::default() }).await?;
+        }
+        lock(&self.documents).insert(name.clone(), Arc::new(document.to_owned()));
+        Ok(name)
+    }
+
+    /// A document by its hash.
+    pub(crate) async fn document(&self, name: &str) -> Result<Arc<Vec<u8>>> {
+        if let Some(held) = lock(&self.documents).get(name) {
+            return Ok(Arc::clone(held));
+        }
+        let mut document = Vec::new();
+        for stored in self.store.scan(&format!("document/{name}/")).await? {
+            let sealed = stored.value.unwrap_or_default();
+            document.extend_from_slice(&self.vault.open_value(&stored.key, &sealed)?);
+        }
+        if hash(&document) != name {
+            bail!("the document {name} is not whole in the store: push the policy again");
+        }
+        let document = Arc::new(document);
+        lock(&self.documents).insert(name.to_owned(), Arc::clone(&document));
+        Ok(document)
+    }
+
+    /// What a document compiles to, by its hash.
+    pub(crate) async fn policy(&self, name: &str) -> Result<Arc<Policy>> {
+        if let Some(held) = lock(&self.policies).get(name) {
+            return Ok(Arc::clone(held));
+        }
+        let document = self.document(name).await?;
+        let compiled = tokio::task::spawn_blocking(move || compile("policy", &document, None));
+        let compiled = compiled.await?.map_err(|report| anyhow!("{}", plain(&report)))?;
+        let policy = Arc::new(compiled.policy);
+        lock(&self.policies).insert(name.to_owned(), Arc::clone(&policy));
+        Ok(policy)
+    }
+
+    /// What nodes last said.
+    pub(crate) fn statuses(&self) -> BTreeMap<u32, Status> {
+        lock(&self.live).statuses.clone()
+    }
+
+    /// Notes what a node said, or that it is gone.
+    pub(crate) fn note(&self, snid: u32, change: impl FnOnce(&mut Status)) {
+        let mut live = lock(&self.live);
+        let status = live.statuses.entry(snid).or_default();
+        let before = status.clone();
+        change(status);
+        let after = status.clone();
+        if (Status { seen: 0, ..before }) != (Status { seen: 0, ..after.clone() }) {
+            live.unsaved.insert(format!("status/{snid}"), encode(&after));
+            drop(live);
+            self.dirty.notify_one();
+            self.progress.notify_one();
+        }
+    }
+
+    /// Raises an alarm.
+    pub(crate) fn alarm(&self, snid: u32, kind: &str, message: String) {
+        tracing::warn!(snid, kind, "{message}");
+        let last = lock(&self.live).alarms.back().map_or(0, |alarm| alarm.number);
+        let micros = u64::try_from(now()).unwrap_or_default().saturating_mul(1000);
+        let number = micros.max(last + 1);
+        let alarm = Alarm { number, time: now(), snid, kind: kind.to_owned(), message };
+        lock(&self.live).unsaved.insert(format!("alarm/{number:020}"), encode(&alarm));
+        self.hear(alarm);
+        self.dirty.notify_one();
+    }
+
+    fn hear(&self, alarm: Alarm) {
+        let mut live = lock(&self.live);
+        if live.alarms.iter().rev().any(|held| held.number == alarm.number) {
+            return;
+        }
+        live.alarms.push_back(alarm.clone());
+        if live.alarms.len() > ALARMS {
+            live.alarms.pop_front();
+        }
+        // Nobody may be listening.
+        let _ = self.alarms.send(alarm);
+    }
+
+    /// The alarms that are kept, the oldest first.
+    pub(crate) fn alarms(&self) -> Vec<Alarm> {
+        lock(&self.live).alarms.iter().cloned().collect()
+    }
+
+    /// Writes statuses and alarms, for as long as the server lives.
+    pub(crate) async fn save(self: Arc<Self>) -> Result<()> {
+        loop {
+            self.dirty.notified().await;
+            tokio::time::sleep(GATHER).await;
+            self.save_now().await;
+        }
+    }
+
+    /// Writes what was gathered; what cannot be written is tried again.
+    pub(crate) async fn save_now(&self) {
+        loop {
+            let batch: Vec<_> = {
+                let live = lock(&self.live);
+                live.unsaved.iter().take(BATCH).map(|(k, v)| (k.clone(), v.clone())).collect()
+            };
+            if batch.is_empty() {
+                return;
+            }
+            let sealed: Result<Vec<_>> = batch
+                .iter()
+                .map(|(key, value)| Ok((key.clone(), self.vault.seal(key, value)?)))
+                .collect();
+            let written = async {
+                let put = sealed?;
+                let keys: Vec<_> = put.iter().map(|(key, _)| key.clone()).collect();
+                self.store.commit(Transaction { put, ..Transaction::default() }).await?;
+                anyhow::Ok(keys)
+            };
+            match written.await {
+                Ok(_) => {
+                    let mut live = lock(&self.live);
+                    for (key, value) in &batch {
+                        if live.unsaved.get(key) == Some(value) {
+                            live.unsaved.remove(key);
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::error!("cannot be saved yet: {error:#}");
+                    tokio::time::sleep(GATHER).await;
+                }
+            }
+        }
+    }
+}
+
+fn renew<T>(held: &mut Held<T>, version: u64, value: T) {
+    if version > held.version {
+        *held = Held { version, value };
+    }
+}
+
+/// Keeps what is newer, record by record: a commit of this server may have come in between.
+fn merge(held: &mut Arc<Snapshot>, news: Snapshot) {
+    let mut merged = (**held).clone();
+    renew(&mut merged.keys, news.keys.version, news.keys.value);
+    renew(&mut merged.policies, news.policies.version, news.policies.value);
+    for (snid, node) in news.nodes {
+        renew(merged.nodes.entry(snid).or_default(), node.version, node.value);
+    }
+    merged.tokens = news.tokens;
+    *held = Arc::new(merged);
+}
+
+/// A failure that is not the asker's.
+pub(crate) fn unavailable(error: &anyhow::Error) -> Refusal {
+    tracing::error!("{error:#}");
+    Refusal::unavailable(format!("{error:#}"))
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

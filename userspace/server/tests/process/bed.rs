@@ -1,0 +1,315 @@
+//! A real server on loopback, and nodes and administrators that speak the real protocol.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rcgen::{CertificateParams, KeyPair};
+use sigil_cluster::channel::connect;
+use sigil_cluster::credential::pem;
+use sigil_cluster::envelope::{Recipient, open};
+use sigil_cluster::proto::admin_client::AdminClient;
+use sigil_cluster::proto::enrolment_client::EnrolmentClient;
+use sigil_cluster::proto::nodes_client::NodesClient;
+use sigil_cluster::proto::{
+    EnrolRequest, EnrollRequest, Envelope, Hello, Keys, NodeMessage, Ping, Progress, PushReply,
+    PushRequest, ServerMessage, StatusReply, StatusRequest, node_message, server_message,
+};
+use sigil_cluster::{Credential, Token, tls};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server's process, killed on drop, and its files.
+pub(crate) struct Server {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) address: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    child: Option<Child>,
+}
+
+/// A port that was free a moment ago.
+fn free() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+impl Server {
+    /// Makes a cluster and serves it.
+    pub(crate) fn start(cluster: &str, settings: &str) -> Result<Self> {
+        let (address, metrics) = (free()?, free()?);
+        let directory = tempfile::tempdir()?;
+        let made = Command::new(env!("CARGO_BIN_EXE_sigil-server"))
+            .args(["init", "--cluster", cluster, "--listen", &address.to_string()])
+            .args(["--metrics", &metrics.to_string(), "--out"])
+            .arg(directory.path())
+            .output()?;
+        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut server = Self { directory, address, metrics, child: None };
+        server.configure(settings)?;
+        server.resume()?;
+        Ok(server)
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Replaces the tables of the configuration.
+    pub(crate) fn configure(&self, settings: &str) -> Result<()> {
+        let file = self.file("server.toml");
+        let text = fs::read_to_string(&file)?;
+        let head = text.split("\n[").next().unwrap_or_default();
+        Ok(fs::write(&file, format!("{head}\n{settings}"))?)
+    }
+
+    /// Starts it again.
+    pub(crate) fn resume(&mut self) -> Result<()> {
+        self.child = Some(self.command().stderr(Stdio::inherit()).spawn()?);
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(self.address).is_err() {
+            let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
+            ensure!(ended.is_none() && Instant::now() < deadline, "the server does not start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// `sigil-server run`, not started.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sigil-server"));
+        command.args(["run", "--config"]).arg(self.file("server.toml"));
+        command
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("no server runs")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    pub(crate) async fn admin(&self) -> Result<AdminClient<Channel>> {
+        admin(&Credential::load(&self.file("admin.toml"))?).await
+    }
+
+    /// A token's text.
+    pub(crate) async fn token(&self, snid: u32, valid_seconds: u32) -> Result<Token> {
+        let request = EnrollRequest { snid, valid_seconds };
+        let reply = self.admin().await?.enroll(request).await?.into_inner();
+        Ok(String::from_utf8(reply.token.clone())?.parse()?)
+    }
+
+    /// Enrols a node.
+    pub(crate) async fn join(&self, snid: u32) -> Result<Credential> {
+        join(self.address, &self.token(snid, 60).await?).await
+    }
+
+    pub(crate) async fn push(&self, document: &str) -> Result<PushReply> {
+        self.push_to(document, &[], 60).await
+    }
+
+    pub(crate) async fn push_to(
+        &self,
+        document: &str,
+        canary: &[u32],
+        confirm_seconds: u32,
+    ) -> Result<PushReply> {
+        let request = PushRequest {
+            name: "policy.xml".into(),
+            document: document.into(),
+            dry_run: false,
+            canary: canary.to_vec(),
+            confirm_seconds,
+        };
+        Ok(self.admin().await?.push(request).await?.into_inner())
+    }
+
+    pub(crate) async fn status(&self) -> Result<StatusReply> {
+        Ok(self.admin().await?.status(StatusRequest {}).await?.into_inner())
+    }
+
+    /// What an HTTP client gets.
+    pub(crate) fn http(&self, path: &str) -> Result<String> {
+        use std::io::{Read as _, Write as _};
+        let mut stream = TcpStream::connect(self.metrics)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
+pub(crate) async fn channel(credential: &Credential) -> Result<Channel> {
+    let tls = Arc::new(tls::client(credential)?);
+    Ok(connect(&credential.servers, 0, tls, None).await?.channel)
+}
+
+pub(crate) async fn admin(credential: &Credential) -> Result<AdminClient<Channel>> {
+    Ok(AdminClient::new(channel(credential).await?))
+}
+
+pub(crate) fn csr(key: &KeyPair) -> Result<Vec<u8>> {
+    Ok(CertificateParams::default().serialize_request(key)?.der().to_vec())
+}
+
+/// Shows a token to whatever serves there.
+pub(crate) async fn join(server: SocketAddr, token: &Token) -> Result<Credential> {
+    let connected = connect(&[server], 0, Arc::new(tls::joining(token)?), None).await?;
+    let key = KeyPair::generate()?;
+    let request = EnrolRequest { token: token.secret().to_vec(), csr: csr(&key)? };
+    let reply = EnrolmentClient::new(connected.channel).enrol(request).await?.into_inner();
+    Ok(Credential {
+        servers: vec![server],
+        ca: pem(&connected.ca.context("no CA")?),
+        certificate: pem(&reply.certificate),
+        key: key.serialize_pem(),
+        policy_key: hex::encode(&reply.policy_key),
+    })
+}
+
+/// An attached node, without a datapath.
+pub(crate) struct Node {
+    pub(crate) recipient: Recipient,
+    pub(crate) progress: Progress,
+    pub(crate) keys: Option<Keys>,
+    pub(crate) policy: Option<Envelope>,
+    to: mpsc::Sender<NodeMessage>,
+    from: Streaming<ServerMessage>,
+    pings: u64,
+}
+
+impl Node {
+    pub(crate) async fn attach(credential: &Credential, instance: u8) -> Result<Self> {
+        let sigil_cluster::Identity { cluster, role: sigil_cluster::Role::Node(snid) } =
+            credential.identity()?
+        else {
+            bail!("no node");
+        };
+        let mut client = NodesClient::new(channel(credential).await?)
+            .max_decoding_message_size(sigil_cluster::proto::MAX_MESSAGE);
+        let (to, from) = mpsc::channel(64);
+        let hello = Hello {
+            version: "test".into(),
+            instance: vec![instance; 16],
+            progress: Some(Progress::default()),
+        };
+        to.send(message(node_message::Body::Hello(hello))).await?;
+        let from = client.attach(ReceiverStream::new(from)).await?.into_inner();
+        let key = credential.policy_key().context("no key")?;
+        Ok(Self {
+            recipient: Recipient { cluster, snid, key },
+            progress: Progress::default(),
+            keys: None,
+            policy: None,
+            to,
+            from,
+            pings: 0,
+        })
+    }
+
+    pub(crate) async fn say(&mut self, body: node_message::Body) -> Result<()> {
+        Ok(self.to.send(message(body)).await?)
+    }
+
+    /// Takes what comes, as an agent would, until it is as wanted.
+    pub(crate) async fn until(&mut self, fits: impl Fn(&Self) -> bool) -> Result<()> {
+        timeout(PATIENCE, async {
+            while !fits(self) {
+                self.step().await?;
+            }
+            Ok(())
+        })
+        .await
+        .context("it never came")?
+    }
+
+    /// One message, or a ping after half a second without one.
+    pub(crate) async fn step(&mut self) -> Result<()> {
+        let Ok(received) = timeout(Duration::from_millis(300), self.from.message()).await else {
+            self.pings += 1;
+            let number = self.pings;
+            return self.say(node_message::Body::Ping(Ping { number })).await;
+        };
+        let ServerMessage { body } = received?.context("the server hung up")?;
+        match body.context("nothing in it")? {
+            server_message::Body::Keys(keys) => {
+                self.progress.keys = keys.version;
+                self.keys = Some(keys);
+            }
+            server_message::Body::Policy(policy) => {
+                let envelope = open(&policy, &self.recipient)?;
+                self.progress.revision = envelope.revision;
+                self.progress.serial = envelope.serial;
+                self.policy = Some(envelope);
+            }
+            server_message::Body::Pong(_) => return Ok(()),
+        }
+        self.say(node_message::Body::Progress(self.progress.clone())).await
+    }
+
+    /// How the stream ends.
+    pub(crate) async fn end(mut self) -> Result<String> {
+        timeout(PATIENCE, async {
+            loop {
+                match self.from.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return "without a word".to_owned(),
+                    Err(refusal) => return refusal.message().to_owned(),
+                }
+            }
+        })
+        .await
+        .context("it goes on")
+    }
+
+    /// Other ends of the keys in the epoch that is stamped with.
+    pub(crate) fn peers(&self) -> Vec<u32> {
+        let Some(keys) = &self.keys else { return Vec::new() };
+        let epoch = keys.epochs.iter().find(|epoch| epoch.key_id == keys.stamp);
+        let pairs = epoch.map(|epoch| epoch.pairs.as_slice()).unwrap_or_default();
+        let own = self.recipient.snid;
+        pairs.iter().filter(|pair| pair.source == own).map(|pair| pair.target).collect()
+    }
+}
+
+fn message(body: node_message::Body) -> NodeMessage {
+    NodeMessage { body: Some(body) }
+}
+
+/// A policy of three nodes, of which node 3 has nothing to do with node 1's rule.
+pub(crate) fn policy(serial: u64, target: u32) -> String {
+    let node = |snid: u32| {
+        format!(
+            "<node><SnID>{snid}</SnID><name>n{snid}</name><address>10.0.0.{snid}</address></node>"
+        )
+    };
+    format!(
+        "<DSP cluster=\"lab\" serial=\"{serial}\">\n{}{}{}\n<zone><ScID>7</ScID><name>a</name></zone>\n\
+         <zone><ScID>8</ScID><name>b</name></zone>\n\
+         <SOCKET_class_rule><sSnID>1</sSnID><sScID>7</sScID><tSnID>2</tSnID><tScID>{target}</tScID>\
+         <allow>CREATE</allow></SOCKET_class_rule>\n</DSP>\n",
+        node(1),
+        node(2),
+        node(3)
+    )
+}
+
+/// Every byte of a file.
+pub(crate) fn bytes(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| path.display().to_string())
+}
