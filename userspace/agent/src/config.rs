@@ -123,9 +123,10 @@ impl Config {
                 config.policy.is_none() && config.keys.is_none(),
                 "under a [server], policy and keys come from there: delete `policy` and `keys`"
             );
-            *server = match server.credential.as_os_str().is_empty() {
-                true => Server { credential: config.state.join(CREDENTIAL) },
-                false => Server { credential: base.join(&server.credential) },
+            server.credential = if server.credential.as_os_str().is_empty() {
+                config.state.join(CREDENTIAL)
+            } else {
+                base.join(&server.credential)
             };
         }
         ensure!(

@@ -152,12 +152,11 @@ impl Node {
         let (mut datapath, origin) = Datapath::open(options)?;
         signed.instance(origin == Found::Fresh)?;
         let generation = datapath.apply(&rules)?.generation;
-        let kept = match &document {
-            Some(document) => Kept::new(document, rules.serial),
-            None => {
-                tracing::warn!("no policy came yet: nothing is allowed");
-                Kept::none()
-            }
+        let kept = if let Some(document) = &document {
+            Kept::new(document, rules.serial)
+        } else {
+            tracing::warn!("no policy came yet: nothing is allowed");
+            Kept::none()
         };
         let status = Status::default();
         Self::attach(config, datapath, origin, kept, status, Some(signed), &rules, generation)

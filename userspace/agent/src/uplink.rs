@@ -95,7 +95,7 @@ impl Uplink {
     /// Runs for ever.
     pub(crate) async fn run(mut self) -> Result<()> {
         // One that was cut off from its server by what it started with goes back as well.
-        if let Some(confirm) = self.on_node(|node| node.trial()).await? {
+        if let Some(confirm) = self.on_node(Node::trial).await? {
             self.trial = Some(Trial { ends: Instant::now() + confirm, ping: 1 });
         }
         let mut wait = SOON;
@@ -109,7 +109,7 @@ impl Uplink {
             let text = brief(&format!("{error:#}"));
             tracing::warn!("no server: {text}");
             self.on_node(move |node| {
-                node.line(|line| *line = Line { server: None, problem: text, ..line.clone() })
+                node.line(|line| *line = Line { server: None, problem: text, ..line.clone() });
             })
             .await?;
             turn += 1;
@@ -228,7 +228,7 @@ impl Uplink {
                     }
                     Ok(None) => self.trial = None,
                     Err(error) => {
-                        tracing::error!("not applied, what was in force stays: {error:#}")
+                        tracing::error!("not applied, what was in force stays: {error:#}");
                     }
                 }
                 Ok(())

@@ -150,8 +150,8 @@ impl fmt::Debug for Credential {
 pub fn pem(certificate: &[u8]) -> String {
     let text = STANDARD.encode(certificate);
     let lines = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line));
-    let lines: String = lines.map(|line| format!("{line}\n")).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{lines}-----END CERTIFICATE-----\n")
+    let lines = lines.collect::<Vec<_>>().join("\n");
+    format!("-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n")
 }
 
 /// Writes a file of mode 0600 beside, synchronises it and renames it into place.

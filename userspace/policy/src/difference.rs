@@ -22,8 +22,11 @@ pub struct Change {
     pub what: &'static str,
 }
 
-/// One node's relations: flags and protection of each pair.
-type Relations = BTreeMap<(Label, u32), (u32, u8)>;
+/// Flags and protection.
+type Relation = (u32, u8);
+
+/// One node's relations, of each pair.
+type Relations = BTreeMap<(Label, u32), Relation>;
 
 /// All changes from `old` to `new`, node by node, at most `limit` of them, and how many more there
 /// are. With no old policy, everything is gained.
@@ -77,7 +80,7 @@ fn relations(policy: &Policy, snid: u32) -> Result<Relations, LowerError> {
         return Ok(Relations::new());
     }
     let rules = policy.rules_for(snid)?;
-    let mut of_class: BTreeMap<u32, Vec<(u32, (u32, u8))>> = BTreeMap::new();
+    let mut of_class = BTreeMap::<u32, Vec<(u32, Relation)>>::new();
     for (key, verdict) in &rules.verdicts {
         let row = (key.scid, (verdict.flags, verdict.protection));
         of_class.entry(key.class).or_default().push(row);

@@ -141,7 +141,10 @@ impl Admin for Desk {
                     return;
                 }
             }
-            while follow {
+            if !follow {
+                return;
+            }
+            loop {
                 let alarm = match news.recv().await {
                     Ok(alarm) if alarm.number > last => Ok(message(alarm)),
                     Ok(_) => continue,

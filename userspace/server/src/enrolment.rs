@@ -115,7 +115,7 @@ impl Enrolment for Desk {
             .ca
             .certify(&request.csr, Role::Node(snid), self.lifetimes.node)
             .map_err(|error| refuse(snid, &format!("{error:#}")))?;
-        let taken = state
+        let outcome = state
             .update(|snapshot, draft| {
                 let used = snapshot.tokens.get(&name).is_none_or(|token| token.value.used);
                 if used {
@@ -142,7 +142,7 @@ impl Enrolment for Desk {
                 Ok(Ok(()))
             })
             .await?;
-        taken.map_err(|why| refuse(snid, why))?;
+        outcome.map_err(|why| refuse(snid, why))?;
         tracing::info!(snid, %from, "node enrolled");
         Ok(Response::new(EnrolReply {
             cluster: state.cluster.name.clone(),

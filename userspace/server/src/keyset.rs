@@ -160,10 +160,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     const SCHEDULE: Schedule = Schedule {
-        rotate: Duration::from_secs(3600),
+        rotate: Duration::from_hours(1),
         packets: 1000,
         overlap: Duration::from_secs(5),
-        patience: Duration::from_secs(600),
+        patience: Duration::from_mins(10),
     };
     const ALL: Followers = Followers { attached: true, others: true, stamped: 0 };
 
@@ -233,7 +233,11 @@ mod tests {
             suite: 3,
         };
         let epochs = (1..=epochs)
-            .map(|number| Epoch { number, secret: Secret([number as u8; 32]), created: 0 })
+            .map(|number| Epoch {
+                number,
+                secret: Secret([u8::try_from(number).unwrap(); 32]),
+                created: 0,
+            })
             .collect();
         let keys = Keys { epochs, stamp: 1, ..Keys::default() };
         let node =

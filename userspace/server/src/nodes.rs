@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use sigil_cluster::proto::nodes_server::Nodes;
 use sigil_cluster::proto::{
-    Hello, NodeMessage, Pong, Progress, RenewReply, RenewRequest, ServerMessage, node_message,
-    server_message,
+    Hello, NodeMessage, Ping, Pong, Progress, RenewReply, RenewRequest, ServerMessage,
+    node_message, server_message,
 };
 use sigil_cluster::{Identity, Role};
 use tokio::sync::{mpsc, watch};
@@ -336,9 +336,8 @@ impl Run {
     async fn hear(&mut self, message: NodeMessage) -> Result<(), Refusal> {
         match message.body {
             Some(node_message::Body::Progress(progress)) => self.note(progress),
-            Some(node_message::Body::Ping(ping)) => {
-                let pong = Pong { number: ping.number };
-                self.send(server_message::Body::Pong(pong)).await?;
+            Some(node_message::Body::Ping(Ping { number })) => {
+                self.send(server_message::Body::Pong(Pong { number })).await?;
             }
             Some(node_message::Body::Hello(_)) | None => {
                 return Err(Refusal::invalid_argument("the node says what was not asked"));

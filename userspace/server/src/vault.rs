@@ -31,10 +31,11 @@ impl Vault {
 
     /// Reads the key's file.
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        const OTHERS: u32 = 0o077;
         let read = || format!("cannot read the store's key {}", path.display());
         let mode = fs::metadata(path).with_context(read)?.permissions().mode();
         ensure!(
-            mode & 0o077 == 0,
+            mode & OTHERS == 0,
             "others may have read the store's key: chmod 600 {}",
             path.display()
         );

@@ -22,7 +22,7 @@ pub(crate) struct PushArgs {
     /// Say which pairs of labels would gain or lose what; change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Try it on these nodes only (SnIDs or names); they go back unless it is confirmed
+    /// Try it on these nodes only, by number or name; they go back unless it is confirmed
     #[arg(long, value_name = "NODES", value_delimiter = ',')]
     canary: Vec<String>,
     /// How long a canary waits for `labelctl policy confirm`: 60s, 10m

@@ -15,7 +15,6 @@ use api::watch_request::RequestUnion;
 #[expect(
     unreachable_pub,
     clippy::pedantic,
-    clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     reason = "generated; etcd describes it"
 )]
