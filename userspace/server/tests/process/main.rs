@@ -187,8 +187,11 @@ async fn a_revoked_node_is_out_and_the_others_drop_its_keys_at_once() -> Result<
     let anew = server.join(1).await?;
     assert!(said(Node::attach(&lost, 1).await.map(drop)).contains("replaced"));
     let mut back = Node::attach(&anew, 2).await?;
-    two.until(|node| node.peers() == [1]).await?;
-    back.until(|node| node.peers() == [2]).await?;
+    // Its epoch is stamped with once both follow.
+    tokio::try_join!(
+        two.until(|node| node.peers() == [1]),
+        back.until(|node| node.peers() == [2])
+    )?;
     Ok(())
 }
 
