@@ -8,7 +8,6 @@ use sigil_common::{
         process::{Binary, Chain, Task, binary_flag},
     },
     decide::{self, process::Exec},
-    label::Label,
     verdict::Hook,
 };
 
@@ -38,17 +37,15 @@ pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
         // No rules: labels stay, as sockets' do.
         return 0;
     };
-    let binary = program(thread, bprm).scid;
+    let binary = program(thread, bprm, true).scid;
     let parent = before.scid();
-    let (decided, transition) = rules.transition(rules.scid_or_default(parent), binary);
-    let governed = rules.generation.flags & generation_flag::PROCESSES != 0;
-    let facts = Exec { parent, binary, decided, transition, governed };
+    let facts = facts(&rules, parent, binary);
     if parent == 0 && facts.transition == 0 {
         task::set(tgid, Task::known(0));
         return 0;
     }
     report::seen(Hook::Process);
-    let (source, target) = (rules.own(parent), Label { snid: rules.config.snid, scid: binary });
+    let (source, target) = (rules.own(parent), rules.own(binary));
     match decide::process::exec(&facts, rules.process(parent)) {
         Ok((scid, line)) => {
             task::set(tgid, Task::known(scid));
@@ -68,9 +65,18 @@ pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// What is known of the program that was asked for: the script, where an interpreter runs.
+/// What decides an exec of a file of `binary` by a process of `parent`.
 #[inline(always)]
-fn program(thread: u32, bprm: *const u8) -> Binary {
+pub(crate) fn facts(rules: &Rules, parent: u32, binary: u32) -> Exec {
+    let (decided, transition) = rules.transition(rules.scid_or_default(parent), binary);
+    let governed = rules.generation.flags & generation_flag::PROCESSES != 0;
+    Exec { parent, binary, decided, transition, governed }
+}
+
+/// What is known of the program that was asked for: the script, where an interpreter runs. Whoever asks
+/// last forgets which script it was.
+#[inline(always)]
+pub(crate) fn program(thread: u32, bprm: *const u8, last: bool) -> Binary {
     let at = offsets();
     let none = Binary { scid: 0, flags: 0 };
     let Ok(file) = member::<*const u8>(bprm, at.binprm_file) else { return none };
@@ -88,7 +94,9 @@ fn program(thread: u32, bprm: *const u8) -> Binary {
     // SAFETY: plain data of this thread's exec, which waited for the agent while it was written.
     let Some(chain) = (unsafe { CHAINS.get(thread) }) else { return none };
     let Chain { program, interpreter } = *chain;
-    let _ = CHAINS.remove(thread);
+    if last {
+        let _ = CHAINS.remove(thread);
+    }
     let gate = GATE.get(0).copied().unwrap_or(0);
     if by_descriptor || gate == 0 || interpreter != key {
         return none;

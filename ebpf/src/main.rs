@@ -11,6 +11,7 @@ mod atomic;
 mod deliver;
 mod exec;
 mod loopback;
+mod lsm;
 mod mac;
 mod maps;
 mod own;

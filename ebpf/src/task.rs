@@ -134,15 +134,8 @@ pub fn task_fork(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn may_fork(scid: u32, child: u32) -> bool {
     report::seen(Hook::Process);
-    let mut own = Label { snid: 0, scid };
-    let outcome = match Rules::now() {
-        Ok(rules) => {
-            own = rules.own(scid);
-            let governed = rules.generation.flags & generation_flag::PROCESSES != 0;
-            decide::process::fork(scid, governed, rules.process(scid))
-        }
-        Err(reason) => Err(reason.into()),
-    };
+    let own = label(scid);
+    let outcome = fork_permitted(scid);
     let process = Process::current(child);
     match outcome {
         Ok(line) => {
@@ -151,6 +144,23 @@ fn may_fork(scid: u32, child: u32) -> bool {
             true
         }
         Err(refusal) => refuse(refusal, own, own, &process) == Fate::Pass,
+    }
+}
+
+/// The line of an alarm, if a process of this ScID may make a child.
+#[inline(always)]
+pub(crate) fn fork_permitted(scid: u32) -> Result<u32, Refusal> {
+    let rules = Rules::now()?;
+    let governed = rules.generation.flags & generation_flag::PROCESSES != 0;
+    decide::process::fork(scid, governed, rules.process(scid))
+}
+
+/// The label of a process of this node.
+#[inline(always)]
+pub(crate) fn label(scid: u32) -> Label {
+    match Rules::now() {
+        Ok(rules) => rules.own(scid),
+        Err(_) => Label { snid: 0, scid },
     }
 }
 

@@ -10,7 +10,7 @@ use sigil_common::label::Label;
 use sigil_common::verdict::{DropReason, Hook};
 use sigil_common::wire::option::DEFAULT_DOI;
 use sigil_datapath::probe::Size;
-use sigil_datapath::{Datapath, EpochKeys, Limits, Mode, Options, Pair, Row};
+use sigil_datapath::{Backend, Datapath, EpochKeys, Limits, Mode, Options, Pair, Row};
 use tempfile::TempDir;
 
 /// A datapath with all programs loaded. Needs root; without, [`Kernel::open`] fails.
@@ -87,6 +87,7 @@ impl Kernel {
             snid,
             interfaces: Vec::new(),
             mode: Mode::Auto,
+            backend: Backend::Fanotify,
             cgroup: "/sys/fs/cgroup".into(),
             pins: pins.path(),
             state: pins.0.path().join("state"),

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use sigil_common::icv::probe::{ICV_OFFSET, PROBE_LEN, Probe};
 use sigil_common::icv::{ChecksumField, Header, Icv, MacKey, PAYLOAD_MAX, Suite};
 use sigil_common::verdict::DropReason;
-use sigil_datapath::{Datapath, Limits, Mode, Options};
+use sigil_datapath::{Backend, Datapath, Limits, Mode, Options};
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 use tempfile::TempDir;
 
@@ -29,6 +29,7 @@ impl Kernel {
             snid: 1,
             interfaces: Vec::new(),
             mode: Mode::Auto,
+            backend: Backend::Fanotify,
             cgroup: "/sys/fs/cgroup".into(),
             pins: dir.path().join("bpf"),
             state: dir.path().join("state"),

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use sigil_common::abi::name;
 use sigil_common::wire::option::DEFAULT_DOI;
 use sigil_datapath::probe::Size;
-use sigil_datapath::{Datapath, Limits, Mode, Options};
+use sigil_datapath::{Backend, Datapath, Limits, Mode, Options};
 use sigil_harness::{Lab, Node, Process};
 
 use super::{rules, sys};
@@ -116,6 +116,7 @@ impl Sigil {
             snid,
             interfaces: vec![INTERFACE.to_owned()],
             mode,
+            backend: Backend::Fanotify,
             cgroup: node.cgroup().to_owned(),
             pins: node.bpffs().join("sigil"),
             state: node.directory().join("state"),

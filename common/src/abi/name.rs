@@ -42,12 +42,17 @@ pub const SOCK_SENT: &str = "sock_sent";
 /// `tp_btf/sock_recv_length`, from Linux 6.3 on
 pub const SOCK_RECEIVED: &str = "sock_received";
 
-/// A program of a tracepoint.
+/// `lsm/task_alloc`
+pub const LSM_FORK: &str = "lsm_fork";
+/// `lsm/bprm_creds_from_file`
+pub const LSM_EXEC: &str = "lsm_exec";
+
+/// A program of a tracepoint or of an LSM hook.
 #[derive(Clone, Copy, Debug)]
 pub struct Tracepoint {
     /// The program.
     pub program: &'static str,
-    /// The tracepoint.
+    /// The tracepoint, or the hook.
     pub point: &'static str,
     /// Kernels without the tracepoint do without the program.
     pub optional: bool,
@@ -62,6 +67,13 @@ pub const TRACEPOINTS: [Tracepoint; 6] = [
     tracepoint(SOCK_TCP_SEND, "tcp_sendmsg_locked", true),
     tracepoint(SOCK_SENT, "sock_send_length", true),
     tracepoint(SOCK_RECEIVED, "sock_recv_length", true),
+];
+
+/// The programs that refuse what the others can only see. All of them or none: half of it would be
+/// no backend.
+pub const LSM_HOOKS: [Tracepoint; 2] = [
+    tracepoint(LSM_FORK, "task_alloc", false),
+    tracepoint(LSM_EXEC, "bprm_creds_from_file", false),
 ];
 
 const fn tracepoint(program: &'static str, point: &'static str, optional: bool) -> Tracepoint {

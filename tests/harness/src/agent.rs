@@ -28,6 +28,8 @@ pub struct Config {
     pub interfaces: Vec<String>,
     /// Where ingress verifies: `auto`, `xdp` or `tc`.
     pub mode: String,
+    /// What keeps the rules on processes: `auto`, `lsm` or `fanotify`.
+    pub backend: String,
     /// The control group that is enforced.
     pub cgroup: PathBuf,
     /// Where programs and maps are pinned.
@@ -88,6 +90,7 @@ impl Config {
             keys: keys.map(Into::into),
             interfaces: vec!["eth0".into()],
             mode: "auto".into(),
+            backend: std::env::var("SIGIL_BACKEND").unwrap_or_else(|_| "auto".into()),
             cgroup: node.cgroup().into(),
             bpffs: node.bpffs().join("sigil"),
             socket: node.socket(),

@@ -54,6 +54,15 @@ impl Bench {
         Ok(bench)
     }
 
+    /// Where nothing is refused that the other programs can only see, and end.
+    fn without_lsm(name: &str) -> Result<Self> {
+        let mut bench = Self::prepare(name)?;
+        let member = bench.cluster.member("one")?;
+        member.config.backend = "fanotify".into();
+        member.start()?;
+        Ok(bench)
+    }
+
     fn prepare(name: &str) -> Result<Self> {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = tempfile::tempdir()?;

@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) interfaces: Vec<String>,
     #[serde(default)]
     mode: Mode,
+    #[serde(default)]
+    backend: Backend,
     cgroup: Option<PathBuf>,
     #[serde(default = "bpffs")]
     bpffs: PathBuf,
@@ -84,6 +86,16 @@ enum Mode {
     Auto,
     Xdp,
     Tc,
+}
+
+/// What keeps the rules on processes.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Backend {
+    #[default]
+    Auto,
+    Lsm,
+    Fanotify,
 }
 
 /// The option's domain of interpretation: eight hexadecimal digits, as on the wire.
@@ -170,6 +182,11 @@ impl Config {
                 Mode::Auto => datapath::Mode::Auto,
                 Mode::Xdp => datapath::Mode::Xdp,
                 Mode::Tc => datapath::Mode::Tc,
+            },
+            backend: match self.backend {
+                Backend::Auto => datapath::Backend::Auto,
+                Backend::Lsm => datapath::Backend::Lsm,
+                Backend::Fanotify => datapath::Backend::Fanotify,
             },
             cgroup: self.cgroup.clone().map_or_else(cgroup, Ok)?,
             pins: self.bpffs.clone(),
@@ -355,6 +372,7 @@ mod tests {
             &LEAST.replace("eth0", "a-name-of-17-chars"),
             &LEAST.replace("\"eth0\"", "\"eth0\", \"eth0\""),
             &format!("{LEAST}mode = \"generic\"\n"),
+            &format!("{LEAST}backend = \"selinux\"\n"),
             &format!("{LEAST}doi = \"00000000\"\n"),
             &format!("{LEAST}doi = \"+1000100\"\n"),
             &format!("{LEAST}doi = 268439552\n"),

@@ -217,7 +217,14 @@ impl Node {
                 "the policy has TRANSITION rules and `guard_exec` is empty: every program counts as unsigned"
             );
         }
-        "fanotify".clone_into(&mut self.status.backend);
+        match self.datapath.without_lsm() {
+            None => "lsm".clone_into(&mut self.status.backend),
+            Some(why) => {
+                "fanotify".clone_into(&mut self.status.backend);
+                why.clone_into(&mut self.status.without_lsm);
+                tracing::info!("forks are not refused but killed, without LSM programs: {why}");
+            }
+        }
         self.status.guarded = guarded.iter().map(|path| path.display().to_string()).collect();
         Ok(Processes { gate, doomed, tasks: Arc::clone(&self.tasks) })
     }

@@ -24,9 +24,12 @@ pub struct Status {
     pub origin: String,
     /// Where the programs are attached.
     pub attached: Vec<Attached>,
-    /// What keeps the rules on fork and exec: `fanotify`, see ARCHITECTURE.
+    /// What keeps the rules on processes: `lsm` or `fanotify`, see ARCHITECTURE.
     #[serde(default)]
     pub backend: String,
+    /// Why it is not `lsm`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub without_lsm: String,
     /// Directories whose file systems' programs are judged before they run.
     #[serde(default)]
     pub guarded: Vec<String>,

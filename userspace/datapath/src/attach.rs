@@ -87,6 +87,7 @@ impl Datapath {
         self.configure()?;
         self.attach_tasks()?;
         self.attach_sockets()?;
+        self.attach_lsm()?;
         self.attach_tc(LOOPBACK, name::LO_STAMP, TcAttachType::Egress)?;
         self.attach_tc(LOOPBACK, name::LO_VERIFY, TcAttachType::Ingress)?;
         let mut attached = Vec::new();
@@ -314,7 +315,7 @@ impl Datapath {
 
     /// Attaches a program that watches processes. Their links cannot change their program: a new
     /// link is there before the old one goes, and both decide alike.
-    fn attach_process(
+    pub(crate) fn attach_process(
         &mut self,
         name: &'static str,
         attach: impl FnOnce(&mut aya::Ebpf, &'static str) -> Result<FdLink, Error>,
@@ -339,7 +340,7 @@ impl Datapath {
     }
 }
 
-fn program<'a, P>(bpf: &'a mut aya::Ebpf, name: &str) -> Result<&'a mut P, Error>
+pub(crate) fn program<'a, P>(bpf: &'a mut aya::Ebpf, name: &str) -> Result<&'a mut P, Error>
 where
     &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
@@ -347,7 +348,7 @@ where
     program.try_into().map_err(Error::program(name))
 }
 
-fn load_once(
+pub(crate) fn load_once(
     name: &str,
     loaded: bool,
     load: impl FnOnce() -> Result<(), ProgramError>,
@@ -385,7 +386,7 @@ fn pin_link(link: FdLink, pin: &Path) -> Result<(), Error> {
         .map_err(|error| Error::Io { path: pin.to_owned(), source: std::io::Error::other(error) })
 }
 
-fn unpin(pin: &Path) -> Result<(), Error> {
+pub(crate) fn unpin(pin: &Path) -> Result<(), Error> {
     match fs::remove_file(pin) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::Io { path: pin.to_owned(), source: error })

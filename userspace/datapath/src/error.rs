@@ -21,6 +21,12 @@ pub enum Error {
         /// What to do about it.
         remedy: &'static str,
     },
+    /// Programs at LSM hooks are asked for and cannot be had.
+    #[error("no programs at LSM hooks: {why}; or set backend = \"fanotify\"")]
+    Lsm {
+        /// Why not, and what to do about it.
+        why: String,
+    },
     /// Maps of another version are pinned.
     #[error(
         "{} holds maps of ABI {found}, this agent speaks ABI {expected}: run the matching agent, \

@@ -15,6 +15,7 @@ mod install;
 mod keys;
 mod line;
 mod load;
+pub mod lsm;
 mod maintain;
 mod net;
 mod options;
@@ -33,7 +34,7 @@ pub use line::Marker;
 pub use load::{Datapath, InForce, Origin};
 pub use maintain::Upkeep;
 pub use net::LinkWatch;
-pub use options::{Limits, Mode, Options};
+pub use options::{Backend, Limits, Mode, Options};
 pub use process::{Doomed, Execs, Tasks};
 
 /// The compiled eBPF object.

@@ -28,6 +28,8 @@ pub struct Datapath {
     pub(crate) options: Options,
     pub(crate) bpf: Ebpf,
     pub(crate) origin: Origin,
+    /// Why there are no LSM programs; none where there are.
+    pub(crate) no_lsm: Option<String>,
     pub(crate) state: State,
     /// Labels and their handles, as `HANDLES` holds them.
     pub(crate) handles: BTreeMap<Label, u32>,
@@ -144,8 +146,9 @@ impl Datapath {
             Some(config) if config.build == build() => Origin::Adopted,
             Some(_) => Origin::Upgraded,
         };
-        let mut this =
-            Self { options: options.clone(), bpf, origin, state, handles: BTreeMap::new() };
+        let no_lsm = Some("nothing is attached".to_owned());
+        let handles = BTreeMap::new();
+        let mut this = Self { options: options.clone(), bpf, origin, no_lsm, state, handles };
         if origin == Origin::Fresh {
             // What enforces already learns the new settings when all else is known to be good.
             this.configure()?;

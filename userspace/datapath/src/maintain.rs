@@ -140,7 +140,11 @@ impl Datapath {
     /// Whether the links that watch processes are still pinned.
     fn processes_watched(&self) -> Result<(), Error> {
         let dir = links(&self.options);
-        match PROCESSES.into_iter().find(|name| fs::metadata(dir.join(name)).is_err()) {
+        match PROCESSES
+            .into_iter()
+            .chain(self.hooks())
+            .find(|name| fs::metadata(dir.join(name)).is_err())
+        {
             Some(name) => Err(Error::Tampered { what: format!("{name} in {}", dir.display()) }),
             None => Ok(()),
         }

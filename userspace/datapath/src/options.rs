@@ -25,6 +25,18 @@ impl Mode {
     }
 }
 
+/// What keeps the rules on processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// [`Backend::Lsm`] where the kernel takes it, else [`Backend::Fanotify`].
+    #[default]
+    Auto,
+    /// LSM programs: what the rules refuse fails before it happens.
+    Lsm,
+    /// Tracepoints: what the exec gate is not asked about is ended as soon as it is seen.
+    Fanotify,
+}
+
 /// Sizes of maps; fixed once the maps are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -51,6 +63,8 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// How packets are verified.
     pub mode: Mode,
+    /// What keeps the rules on processes.
+    pub backend: Backend,
     /// The cgroup whose processes are governed; the root, but for laboratories.
     pub cgroup: PathBuf,
     /// Where maps and links are pinned; a bpffs is mounted there if there is none.

@@ -7,6 +7,7 @@ use sigil_common::abi::name;
 
 use crate::error::Error;
 use crate::load::Datapath;
+use crate::options::Backend;
 
 /// What a program did with a packet.
 #[derive(Clone, Debug)]
@@ -36,7 +37,8 @@ pub struct Size {
 const ROOM: usize = 1 << 16;
 
 impl Datapath {
-    /// Loads every program of the object and tells its size, without attaching any.
+    /// Loads every program of the object and tells its size, without attaching any. Those at LSM hooks
+    /// only where [`Backend::Lsm`] is asked for.
     ///
     /// # Errors
     /// [`Error::Program`] with the verifier's log.
@@ -45,7 +47,11 @@ impl Datapath {
             .map_err(|_| Error::Feature { feature: "BTF", remedy: "boot a kernel with BTF" })?;
         let mut sizes = Vec::new();
         let names: Vec<_> = self.bpf.programs().map(|(name, _)| name.to_owned()).collect();
+        let lsm = self.options.backend == Backend::Lsm;
         for name in names {
+            if !lsm && name::LSM_HOOKS.iter().any(|hook| hook.program == name) {
+                continue;
+            }
             let program =
                 self.bpf.program_mut(&name).ok_or_else(|| Error::Missing(name.clone()))?;
             let info = load(&name, program, &btf).map_err(Error::program(&name))?;
@@ -129,6 +135,11 @@ fn load(
         Program::BtfTracePoint(program) => {
             let point = name::TRACEPOINTS.iter().find(|at| at.program == called);
             program.load(point.map_or(called, |at| at.point), btf)?;
+            program.info()
+        }
+        Program::Lsm(program) => {
+            let hook = name::LSM_HOOKS.iter().find(|at| at.program == called);
+            program.load(hook.map_or(called, |at| at.point), btf)?;
             program.info()
         }
         _ => Err(aya::programs::ProgramError::UnexpectedProgramType),

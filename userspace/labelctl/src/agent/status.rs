@@ -92,8 +92,11 @@ fn processes(status: &Status) -> String {
     };
     match status.backend.as_str() {
         "" => "not governed".to_owned(),
-        "fanotify" => format!("fanotify: {guarded}; a refused fork is killed, not refused"),
-        other => format!("{other}: {guarded}"),
+        "fanotify" => format!(
+            "fanotify: {guarded}; a refused fork is killed, not refused ({})",
+            status.without_lsm
+        ),
+        other => format!("{other}: refused before it happens; {guarded}"),
     }
 }
 

@@ -1,0 +1,75 @@
+//! BPF LSM: what the rules refuse fails with EPERM, before it happens. Loaded only where the kernel
+//! runs LSM programs; the other programs decide alike without them, and end what they cannot refuse.
+//!
+//! A program at a hook can only refuse: it is asked where all others allow. Processes that are in no
+//! zone are never refused a fork or an exec. What is allowed here is counted where it takes effect.
+
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::lsm, programs::LsmContext};
+use sigil_common::{
+    decide::{self, Refusal},
+    verdict::Hook,
+};
+
+use crate::{
+    exec,
+    report::{self, Fate, Flow, Process},
+    rules::{Between as _, Rules},
+    task,
+};
+
+const ALLOW: i32 = 0;
+const EPERM: i32 = -1;
+
+/// `task_alloc(task, clone_flags)`: `fork(2)` fails, and no child is born that would have to be killed.
+#[lsm(hook = "task_alloc")]
+pub fn lsm_fork(ctx: LsmContext) -> i32 {
+    const CLONE_THREAD: u64 = 0x1_0000;
+    let flags: u64 = ctx.arg(1);
+    let parent = task::current();
+    if parent.is_doomed() {
+        return EPERM;
+    }
+    let scid = parent.scid();
+    if scid == 0 || flags & CLONE_THREAD != 0 || Rules::observing() {
+        return ALLOW;
+    }
+    match task::fork_permitted(scid) {
+        Ok(_) => ALLOW,
+        Err(refusal) => refuse(Hook::Process, refusal, scid, scid),
+    }
+}
+
+/// `bprm_creds_from_file(bprm, file)`: the last moment at which `execve(2)` can fail. The program and its
+/// interpreter are known, nothing of the old one is gone.
+#[lsm(hook = "bprm_creds_from_file")]
+pub fn lsm_exec(ctx: LsmContext) -> i32 {
+    let bprm: *const u8 = ctx.arg(0);
+    let process = task::current();
+    if process.is_doomed() {
+        return EPERM;
+    }
+    let parent = process.scid();
+    if parent == 0 || Rules::observing() {
+        return ALLOW;
+    }
+    // No rules: labels stay, as sockets' do.
+    let Ok(rules) = Rules::now() else { return ALLOW };
+    let thread = bpf_get_current_pid_tgid() as u32;
+    let binary = exec::program(thread, bprm, false).scid;
+    match decide::process::exec(&exec::facts(&rules, parent, binary), rules.process(parent)) {
+        Ok(_) => ALLOW,
+        Err(refusal) => refuse(Hook::Process, refusal, parent, binary),
+    }
+}
+
+/// Counts and reports what is refused.
+#[inline(always)]
+fn refuse(hook: Hook, refusal: Refusal, source: u32, target: u32) -> i32 {
+    report::seen(hook);
+    let refused = refusal.between(task::label(source), task::label(target));
+    let process = Process::current(task::current_tgid());
+    match report::refuse(hook, &refused, &Flow::default(), &process) {
+        Fate::Drop => EPERM,
+        Fate::Pass => ALLOW,
+    }
+}
