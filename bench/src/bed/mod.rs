@@ -91,7 +91,7 @@ impl Bed {
             Kind::NftSet(count) => filter(nodes, &nft_set(count))?,
             Kind::NftChain(count) => filter(nodes, &nft_chain(count))?,
             Kind::WireGuard => {
-                let tunnel = tunnel::open(nodes)?;
+                let tunnel = tunnel::open(nodes, options.mtu)?;
                 server = tunnel.server;
                 processes.extend(tunnel.processes);
             }

@@ -13,6 +13,8 @@ use sigil_harness::{Node, Process, binary};
 use super::wait_file;
 
 const PORT: u16 = 51820;
+/// What it adds to a packet at most: over IPv6.
+const OVERHEAD: u32 = 80;
 
 /// An open tunnel.
 pub(super) struct Tunnel {
@@ -35,7 +37,8 @@ pub fn program() -> Result<PathBuf> {
         .context("boringtun-cli; scripts/bench installs it")
 }
 
-pub(super) fn open(nodes: [&Node; 2]) -> Result<Tunnel> {
+/// Opens one over devices of this MTU.
+pub(super) fn open(nodes: [&Node; 2], mtu: u32) -> Result<Tunnel> {
     let program = program()?;
     let program = program.to_str().context("a path that is no text")?;
     let address = |number: usize| Ipv4Addr::new(10, 79, 0, u8::try_from(number).unwrap_or(0));
@@ -61,8 +64,9 @@ pub(super) fn open(nodes: [&Node; 2]) -> Result<Tunnel> {
         let output = node.netns().enter(|| Ok(wg.output()?))?;
         ensure!(output.status.success(), "wg: {}", String::from_utf8_lossy(&output.stderr));
         node.netns().ip(&format!(
-            "addr add {}/24 dev {interface}\nlink set {interface} mtu 1420 up",
-            address(number + 1)
+            "addr add {}/24 dev {interface}\nlink set {interface} mtu {} up",
+            address(number + 1),
+            mtu - OVERHEAD
         ))?;
     }
     Ok(Tunnel { server: address(2), processes })

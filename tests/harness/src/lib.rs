@@ -18,6 +18,7 @@ mod process;
 mod programs;
 pub mod report;
 pub mod server;
+pub mod storm;
 pub mod traffic;
 
 pub use agent::{Agent, Config, Limits, Run};

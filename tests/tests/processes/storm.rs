@@ -1,14 +1,15 @@
 //! Many processes at once: every label right, nothing left behind.
 
-use std::collections::BTreeMap;
-use std::process::{Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use sigil_harness::binary;
+use anyhow::{Context, Result};
+use aya::maps::{HashMap, Map, MapData};
+use sigil_common::abi::name;
+use sigil_common::abi::process::Chain;
+use sigil_harness::storm::Storm;
+use sigil_harness::{PATIENCE, binary};
 
-use crate::{Bench, SECURE, text};
+use crate::{Bench, SECURE, USER, text};
 
 /// How long the storm lasts; `SIGIL_STORM_SECONDS` says otherwise.
 const SECONDS: u64 = 5;
@@ -18,38 +19,32 @@ const SECONDS: u64 = 5;
 fn every_label_of_a_storm_is_right() -> Result<()> {
     let bench = Bench::start("storm")?;
     let seconds = std::env::var("SIGIL_STORM_SECONDS").ok().and_then(|text| text.parse().ok());
-    let seconds = Duration::from_secs(seconds.unwrap_or(SECONDS));
+    let seconds = seconds.unwrap_or(SECONDS);
     let signed = bench.programs.copy(&binary("sigil-traffic")?, "signed")?;
     bench.sign(&signed)?;
     let unsigned = bench.programs.copy(&binary("sigil-traffic")?, "unsigned")?;
-    let workers: Vec<_> =
-        [(&signed, "ok"), (&unsigned, "EPERM"), (&signed, "ok"), (&unsigned, "EPERM")]
-            .into_iter()
-            .map(|(program, expected)| {
-                // A fork and an exec a turn. Two that ask at once get in each other's way, rightly.
-                let turn = format!(
-                    "while :; do said=$({} try bind udp 127.0.0.1:8000); \
-                 [ \"$said\" = {expected} ] && echo right || echo \"$said\"; done",
-                    text(program)?,
-                );
-                let mut command = Command::new("sh");
-                command.args(["-c", &turn]).stdout(Stdio::piped());
-                bench.node()?.start(&mut command)
-            })
-            .collect::<Result<_>>()?;
-    thread::sleep(seconds);
-    let (mut count, mut wrong) = (0u64, BTreeMap::<String, u64>::new());
-    for worker in workers {
-        for line in worker.stdout().lines() {
-            count += 1;
-            if !["right", "EADDRINUSE"].contains(&line) {
-                *wrong.entry(line.to_owned()).or_default() += 1;
-            }
-        }
+    let storms = [(&signed, true), (&unsigned, false), (&signed, true), (&unsigned, false)]
+        .into_iter()
+        .map(|(program, may)| {
+            let lasts = seconds.to_string();
+            let argv = [text(program)?, "storm", "127.0.0.1:8000", &lasts];
+            Ok((bench.node()?.spawn_zone(USER, &argv)?, may))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let (mut forks, mut execs) = (0, 0);
+    for (process, may) in storms {
+        let output = process.wait(Duration::from_secs(seconds) + PATIENCE)?;
+        let storm: Storm = serde_json::from_str(&output.stdout).context(output.stderr)?;
+        let right: &[&str] = if may { &["ok", "EADDRINUSE"] } else { &["EPERM"] };
+        assert!(storm.told.keys().all(|told| right.contains(&told.as_str())), "{storm:?}");
+        (forks, execs) = (forks + storm.forks + storm.execs, execs + storm.execs);
     }
-    ensure!(count > 100, "{count} processes are no storm");
-    assert!(wrong.is_empty(), "of {count}: {wrong:?}");
-    println!("{count} forks and execs in {seconds:?}");
+    println!("{} forks and {} execs a second", forks / seconds, execs / seconds);
+    assert!(execs > 100, "{execs} execs are no storm");
+
+    let pin = bench.node()?.bpffs().join("sigil/maps").join(name::CHAINS);
+    let chains = HashMap::<_, u32, Chain>::try_from(Map::LruHashMap(MapData::from_pin(pin)?))?;
+    assert_eq!(chains.keys().count(), 0, "execs that nobody remembers to forget");
     let after = bench.waiting(&bench.shell("after", true)?)?;
     assert_eq!(bench.label_of(&after)?, SECURE);
     bench.node()?.stats()?.balanced()

@@ -5,10 +5,12 @@
 //!     sigil-traffic tcp-exchange ADDRESS:PORT BYTES|SECONDSs
 //!     sigil-traffic udp-exchange ADDRESS:PORT COUNT|SECONDSs SIZE
 //!     sigil-traffic ping ADDRESS COUNT
+//!     sigil-traffic storm ADDRESS:PORT SECONDS
 //!     sigil-traffic try …                 see [`sigil_harness::attempt::attempt`]
 
 use anyhow::{Context, Result, bail};
 use sigil_harness::attempt::attempt;
+use sigil_harness::storm::storm;
 use sigil_harness::traffic;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
@@ -37,6 +39,11 @@ fn main() -> Result<()> {
             traffic::udp_exchange(address.parse()?, amount.parse()?, size.parse()?, PATIENCE)?
         }
         ["ping", address, count] => traffic::ping(address.parse()?, count.parse()?, PATIENCE)?,
+        ["storm", address, seconds] => {
+            let storm = storm(Duration::from_secs(seconds.parse()?), address.parse()?)?;
+            println!("{}", serde_json::to_string(&storm)?);
+            return Ok(());
+        }
         ["try", ref rest @ ..] => {
             println!("{}", attempt(rest)?);
             return Ok(());

@@ -2,6 +2,7 @@
 //! says what is expected and what came out; exits with 1 where the two differ.
 
 mod governed;
+mod operator;
 mod scenes;
 mod stage;
 

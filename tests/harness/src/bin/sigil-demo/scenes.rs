@@ -1,12 +1,15 @@
 //! The scenes, in the order in which they are played.
 
 use crate::governed;
-use crate::stage::{APP, DB, OPENED, Stage, WEB};
+use crate::stage::{APP, DB, OPENED, SECURE, Stage, USER, WEB};
 use anyhow::{Context, Result, ensure};
 use etherparse::IpNumber;
 use sigil_harness::packet::{self, Headers};
 use sigil_harness::traffic::finish;
 use sigil_harness::{PATIENCE, until};
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 pub(crate) struct Scene {
     pub(crate) title: &'static str,
@@ -37,6 +40,11 @@ pub(crate) const SCENES: &[Scene] = &[
     scene("an attacker replays a datagram from web to app", "replay", replayed),
     scene("an attacker changes the payload on its way to db", "bad-icv", tampered),
     scene("  … and the datagram as it was sent still arrives", "delivered", untampered),
+    scene("a user runs secure-prog, signed: it spawns and fetches", "hello from app", signed),
+    scene("  … the same program unsigned spawns", "process-permission", unsigned_spawns),
+    scene("  … and talks", "no-rule", unsigned_talks),
+    scene("  … signed, then changed by one byte, spawns", "process-permission", changed_spawns),
+    scene("  … and talks", "no-rule", changed_talks),
     scene("the policy is swapped under load", "0 lost, web reaches db", swapped),
     scene("app's agent is killed (SIGKILL) under load", "0 lost, unlabelled", killed),
     scene("every packet at every hook is accounted for", "balanced", balanced),
@@ -169,6 +177,54 @@ fn untampered(stage: &mut Stage) -> Result<String> {
     let frame = intercepted(stage)?;
     let verdict = stage.inject("db", &[frame])?;
     Ok(if verdict.is_empty() { "delivered".into() } else { verdict })
+}
+
+/// A program of its own that a user of web's node runs: a shell.
+fn secure_prog(stage: &Stage, signed: bool) -> Result<PathBuf> {
+    // Of a new file: who was killed as it ran the last one may not have let go of it.
+    let _ = fs::remove_file(stage.programs.path().join("secure-prog"));
+    let program = stage.programs.copy(&fs::canonicalize("/bin/sh")?, "secure-prog")?;
+    if signed {
+        stage.operator.sign(&program, SECURE)?;
+    }
+    Ok(program)
+}
+
+/// As [`secure_prog`], signed, and then with one byte more.
+fn changed_prog(stage: &Stage) -> Result<PathBuf> {
+    let program = secure_prog(stage, true)?;
+    OpenOptions::new().append(true).open(&program)?.write_all(b"\0")?;
+    Ok(program)
+}
+
+const SPAWN: &str = "curl --silent --max-time 1 http://10.77.0.2:8000/; exit $?";
+const TALK: &str = "exec curl --silent --max-time 1 http://10.77.0.2:8000/";
+
+fn run_by_user(stage: &Stage, program: &Path, script: &str) -> Result<String> {
+    let program = program.to_str().context("a path")?;
+    attempt(stage, ("web", Some(USER), "app"), &[program, "-c", script])
+}
+
+fn signed(stage: &mut Stage) -> Result<String> {
+    let program = secure_prog(stage, true)?;
+    let program = program.to_str().context("a path")?;
+    Ok(stage.node("web")?.run_zone(USER, &[program, "-c", SPAWN])?.stdout.trim().into())
+}
+
+fn unsigned_spawns(stage: &mut Stage) -> Result<String> {
+    run_by_user(stage, &secure_prog(stage, false)?, SPAWN)
+}
+
+fn unsigned_talks(stage: &mut Stage) -> Result<String> {
+    run_by_user(stage, &secure_prog(stage, false)?, TALK)
+}
+
+fn changed_spawns(stage: &mut Stage) -> Result<String> {
+    run_by_user(stage, &changed_prog(stage)?, SPAWN)
+}
+
+fn changed_talks(stage: &mut Stage) -> Result<String> {
+    run_by_user(stage, &changed_prog(stage)?, TALK)
 }
 
 fn swapped(stage: &mut Stage) -> Result<String> {

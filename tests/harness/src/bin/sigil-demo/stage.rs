@@ -1,9 +1,10 @@
 //! What every scene plays on: the cluster, its servers, and the attacker beside it.
 
 use crate::governed::Governed;
+use crate::operator::Operator;
 use anyhow::{Context, Result, ensure};
 use sigil_harness::cluster::{Setting, generate_keys, key_file};
-use sigil_harness::{Attacker, Cluster, Node, Process};
+use sigil_harness::{Attacker, Cluster, Node, Process, Programs};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,10 +14,15 @@ pub(crate) const OPENED: &str = include_str!("../../../dsp/demo-opened.xml");
 pub(crate) const WEB: u32 = 10;
 pub(crate) const APP: u32 = 20;
 pub(crate) const DB: u32 = 30;
+pub(crate) const USER: u32 = 40;
+pub(crate) const SECURE: u32 = 50;
 
 pub(crate) struct Stage {
     /// Running servers; ended before the cluster.
     _servers: Vec<Process>,
+    /// Programs of web's node, in a file system of their own; unmounted before the node goes.
+    pub(crate) programs: Programs,
+    pub(crate) operator: Operator,
     pub(crate) mallory: Attacker,
     pub(crate) cluster: Cluster,
     /// Another cluster, under a Security Server, once it was built.
@@ -25,7 +31,11 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn set() -> Result<Self> {
-        let mut cluster = Cluster::prepare("demo", &Setting::of(POLICY))?;
+        let operator = Operator::new()?;
+        let policy = operator.named_in(POLICY);
+        let mut cluster = Cluster::prepare("demo", &Setting::of(&policy))?;
+        let programs = Programs::mount(cluster.node("web")?)?;
+        cluster.member("web")?.config.guard_exec = vec![programs.path().into()];
         let rogue = cluster.member("rogue")?;
         let foreign = rogue.node.directory().join("foreign-keys");
         generate_keys(&rogue.config.policy, "siphash-2-4-96", 2, &foreign)?;
@@ -49,7 +59,7 @@ impl Stage {
         app.wait_listening(8000)?;
         db.wait_listening(8000)?;
         db.wait_listening(5201)?;
-        Ok(Self { _servers: servers, mallory, cluster, governed: None })
+        Ok(Self { _servers: servers, programs, operator, mallory, cluster, governed: None })
     }
 
     pub(crate) fn node(&self, name: &str) -> Result<&Node> {
@@ -79,7 +89,7 @@ impl Stage {
     pub(crate) fn load(&self, policy: &str) -> Result<()> {
         for node in self.cluster.nodes() {
             let file = node.directory().join("next.xml");
-            fs::write(&file, policy)?;
+            fs::write(&file, self.operator.named_in(policy))?;
             let output = node.ctl(&["load", file.to_str().context("path")?])?;
             ensure!(output.success(), "labelctl load: {}", output.stderr);
         }
