@@ -37,7 +37,8 @@ pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
         // No rules: labels stay, as sockets' do.
         return 0;
     };
-    let binary = program(thread, bprm, true).scid;
+    let program = program(thread, bprm, true);
+    let binary = program.scid;
     let parent = before.scid();
     let facts = facts(&rules, parent, binary);
     if parent == 0 && facts.transition == 0 {
@@ -48,7 +49,14 @@ pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
     let (source, target) = (rules.own(parent), rules.own(binary));
     match decide::process::exec(&facts, rules.process(parent)) {
         Ok((scid, line)) => {
-            task::set(tgid, Task::known(scid));
+            let after = if binary != 0 {
+                Task::vouched(scid, program.voucher)
+            } else if scid == parent {
+                before
+            } else {
+                Task::known(scid)
+            };
+            task::set(tgid, after);
             if line != 0 {
                 task::alarm(line, source, target, &Process::current(tgid));
             }
@@ -78,7 +86,7 @@ pub(crate) fn facts(rules: &Rules, parent: u32, binary: u32) -> Exec {
 #[inline(always)]
 pub(crate) fn program(thread: u32, bprm: *const u8, last: bool) -> Binary {
     let at = offsets();
-    let none = Binary { scid: 0, flags: 0 };
+    let none = Binary { scid: 0, flags: 0, voucher: 0 };
     let Ok(file) = member::<*const u8>(bprm, at.binprm_file) else { return none };
     let Ok(key) = key_of(file) else { return none };
     // SAFETY: plain data; the agent replaces entries whole.

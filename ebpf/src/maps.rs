@@ -18,7 +18,7 @@ use sigil_common::{
         binary::BinaryKey,
         event::{Doom, DropEvent, FlowKey, Seen, event_slot},
         key::{EPOCH_SLOTS, Node, RxKey, TxKey},
-        process::{Binary, Chain, ProcessRule, Task, TransitionKey},
+        process::{Binary, Chain, ProcessRule, Task, TransitionKey, Voucher},
         rule::{NodeRef, Peer, PerimeterLabel, PortKey, SocketRule, Verdict, VerdictKey},
         socket::{ClosingKey, Conversation, ConversationKey, FragmentKey, SocketState},
     },
@@ -73,6 +73,8 @@ pub(crate) static RX_KEYS: Array<RxKey, { NODES_DEFAULT * EPOCH_SLOTS as usize }
 pub(crate) static TASKS: Array<Task, 32768, MAPPABLE> = Array::new();
 #[btf_map]
 pub(crate) static BINARIES: HashMap<BinaryKey, Binary, 65536, GROWS> = HashMap::new();
+#[btf_map]
+pub(crate) static VOUCHERS: HashMap<u32, Voucher, 8192, GROWS> = HashMap::new();
 /// Thread id → what it is about to execute by way of an interpreter.
 #[btf_map]
 pub(crate) static CHAINS: LruHashMap<u32, Chain, 4096> = LruHashMap::new();

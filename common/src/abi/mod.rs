@@ -13,7 +13,7 @@ pub mod rule;
 pub mod socket;
 
 /// Generation of this layout; the agent refuses to adopt pinned maps of another one.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Flags of [`Config::flags`].
 pub mod config_flag {
@@ -122,6 +122,7 @@ mod pod {
         process::ProcessRule,
         process::Task,
         process::TransitionKey,
+        process::Voucher,
         rule::Peer,
         rule::VerdictKey,
         rule::Verdict,

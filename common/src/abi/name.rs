@@ -115,6 +115,8 @@ pub const PROCESS_RULES: &str = "PROCESS_RULES";
 pub const TRANSITIONS: &str = "TRANSITIONS";
 /// [`super::binary::BinaryKey`] → [`super::process::Binary`].
 pub const BINARIES: &str = "BINARIES";
+/// Number → [`super::process::Voucher`]; the kernel's programs carry the numbers only.
+pub const VOUCHERS: &str = "VOUCHERS";
 /// Thread id → [`super::process::Chain`].
 pub const CHAINS: &str = "CHAINS";
 /// Thread id of the agent's exec gate, one entry; 0 while there is none.

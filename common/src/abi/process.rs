@@ -6,6 +6,8 @@ use super::binary::BinaryKey;
 /// A word of `TASKS`: what is known of a process. One word, so that it is read and written whole.
 ///
 /// 0 is a process that nobody looked at: it is older than enforcement, or a child of such a one.
+///
+/// From the low end: 32 bits of ScID, known, doomed, 30 bits of voucher.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Task(pub u64);
@@ -13,12 +15,30 @@ pub struct Task(pub u64);
 impl Task {
     const KNOWN: u64 = 1 << 32;
     const DOOMED: u64 = 1 << 33;
+    const VOUCHER_SHIFT: u32 = 34;
+    /// The highest voucher.
+    pub const VOUCHER_MAX: u32 = (1 << 30) - 1;
 
     /// A process with this ScID; 0 is one that is known to have none.
     #[inline(always)]
     #[must_use]
     pub const fn known(scid: u32) -> Self {
         Self(Self::KNOWN | scid as u64)
+    }
+
+    /// A process that has this ScID because of a signed program, its own or that of the process that
+    /// made it: an entry of `VOUCHERS`, 0 for none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn vouched(scid: u32, voucher: u32) -> Self {
+        Self(Self::known(scid).0 | (voucher as u64) << Self::VOUCHER_SHIFT)
+    }
+
+    /// The signature that its ScID comes from, 0 for none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn voucher(self) -> u32 {
+        (self.0 >> Self::VOUCHER_SHIFT) as u32
     }
 
     /// One that must not be: it may do nothing any more and is to be killed.
@@ -91,8 +111,21 @@ pub struct Binary {
     pub scid: u32,
     /// [`binary_flag`] bits.
     pub flags: u32,
+    /// The signature, an entry of `VOUCHERS`; 0 for an unsigned file.
+    pub voucher: u32,
 }
-const _: () = assert!(size_of::<Binary>() == 8);
+const _: () = assert!(size_of::<Binary>() == 12);
+
+/// The value of `VOUCHERS`: a signature that labels of processes come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Voucher {
+    /// Names the key.
+    pub key: [u8; 8],
+    /// Names the signature.
+    pub signature: [u8; 32],
+}
+const _: () = assert!(size_of::<Voucher>() == 40);
 
 /// The value of `CHAINS`, by thread id: an exec under way of a file that another one interprets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

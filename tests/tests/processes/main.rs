@@ -2,6 +2,7 @@
 //! sockets serve the processes of their own label only.
 
 mod exec;
+mod revocation;
 mod rules;
 mod sockets;
 mod storm;
@@ -40,6 +41,8 @@ struct Bench {
     programs: Programs,
     cluster: Cluster,
     key: PrivateKey,
+    /// The document in force at first.
+    policy: String,
     /// One test at a time: a child that another test forks holds for a moment what this one writes, and
     /// a file that is open for writing is neither run nor signed.
     _alone: MutexGuard<'static, ()>,
@@ -74,7 +77,7 @@ impl Bench {
         let mut cluster = Cluster::prepare(name, &setting)?;
         let programs = Programs::mount(cluster.node("one")?)?;
         cluster.member("one")?.config.guard_exec = vec![programs.path().into()];
-        Ok(Self { programs, cluster, key, _alone: alone })
+        Ok(Self { programs, cluster, key, policy, _alone: alone })
     }
 
     fn node(&self) -> Result<&Node> {

@@ -206,8 +206,8 @@ impl Node {
     fn govern(&mut self, rules: watch::Receiver<Arc<ExecRules>>) -> Result<Processes> {
         let needs_files = rules.borrow().needs_files();
         let (execs, doomed) = (self.datapath.execs()?, self.datapath.doomed()?);
-        let mut gate = Gate::new(execs, Arc::clone(&self.tasks), rules);
-        let labelled = adopt(&self.tasks, |program| gate.scid_of_running(program));
+        let mut gate = Gate::new(execs, Arc::clone(&self.tasks), rules)?;
+        let labelled = adopt(&self.tasks, |program| gate.label_of_running(program));
         tracing::info!(labelled, "processes that ran already have their labels");
         let guarded = &self.config.guard_exec;
         if !guarded.is_empty() {

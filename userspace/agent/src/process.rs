@@ -14,10 +14,10 @@ use sigil_datapath::{Doomed, Tasks};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// Labels what runs already: each process gets what `scid_of` says of its program's file, and none
+/// Labels what runs already: each process gets what `label_of` says of its program's file, and none
 /// twice. The kernel's programs are attached by now, so children of a process that has its label have
 /// it too; those that it made just before are found in the next round. How many got a ScID.
-pub(crate) fn adopt(tasks: &Tasks, mut scid_of: impl FnMut(&File) -> u32) -> usize {
+pub(crate) fn adopt(tasks: &Tasks, mut label_of: impl FnMut(&File) -> Task) -> usize {
     /// A process that forks faster than one round takes cannot go on so for ever.
     const ROUNDS: usize = 64;
     let mut labelled = 0;
@@ -28,9 +28,9 @@ pub(crate) fn adopt(tasks: &Tasks, mut scid_of: impl FnMut(&File) -> u32) -> usi
         }
         for pid in unknown {
             let program = File::open(format!("/proc/{pid}/exe"));
-            let scid = program.map_or(0, |program| scid_of(&program));
+            let label = program.map_or(Task::known(0), |program| label_of(&program));
             // Whoever executed something else meanwhile, or is somebody else, has a word by now.
-            if tasks.replace(pid, Task::default(), Task::known(scid)) && scid != 0 {
+            if tasks.replace(pid, Task::default(), label) && label.scid() != 0 {
                 labelled += 1;
             }
         }
@@ -50,7 +50,7 @@ pub(crate) fn reap(mut doomed: Doomed, tasks: Arc<Tasks>) -> Result<oneshot::Rec
     let run = move || {
         loop {
             while let Some(doom) = doomed.pop() {
-                kill(&doom, &tasks);
+                kill(&doom, &tasks, "it was forked against the rules");
             }
             let mut polled = [PollFd::new(&doomed, PollFlags::IN)];
             match poll(&mut polled, None) {
@@ -66,15 +66,15 @@ pub(crate) fn reap(mut doomed: Doomed, tasks: Arc<Tasks>) -> Result<oneshot::Rec
     Ok(failed)
 }
 
-/// The id may be another's by the time it is held: one that is younger than the verdict, or that has a
+/// Kills a process that is doomed. The id may be another's by the time it is held: one that is younger than the verdict, or that has a
 /// label of its own, is not meant.
-fn kill(doom: &Doom, tasks: &Tasks) {
+pub(crate) fn kill(doom: &Doom, tasks: &Tasks, why: &str) {
     let Some(pid) = i32::try_from(doom.pid).ok().and_then(Pid::from_raw) else { return };
     let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return };
     let older = started(doom.pid).is_some_and(|start| start <= doom.time_ns);
     if older && tasks.of(doom.pid).is_doomed() {
         match pidfd_send_signal(&held, Signal::KILL) {
-            Ok(()) => tracing::warn!(pid = doom.pid, "killed: it was forked against the rules"),
+            Ok(()) => tracing::warn!(pid = doom.pid, "killed: {why}"),
             Err(error) => {
                 tracing::error!(pid = doom.pid, "not killed, but without rights: {error}");
             }

@@ -68,6 +68,13 @@ impl Trust {
         Self::of(&rules.signers, &rules.revoked_keys, &rules.revoked_signatures)
     }
 
+    /// Whether the policy takes a signature back, by name or with its key. One that merely counts no more,
+    /// because its signer went, is not taken back.
+    #[must_use]
+    pub fn revokes(&self, key: KeyId, signature: SignatureId) -> bool {
+        self.revoked_keys.contains(&key) || self.revoked_signatures.contains(&signature)
+    }
+
     /// The signer that a label names, if it may say what the label says. Says nothing of the signature.
     pub(crate) fn signer(&self, record: &Record) -> Result<&Signer, Unsigned> {
         let key = record.key;

@@ -62,7 +62,7 @@ pub struct InForce {
 }
 
 /// Maps that live in pins.
-pub(crate) const PINNED: [&str; 30] = [
+pub(crate) const PINNED: [&str; 31] = [
     name::CONFIG,
     name::GENERATIONS,
     name::PEERS,
@@ -79,6 +79,7 @@ pub(crate) const PINNED: [&str; 30] = [
     name::PROCESS_RULES,
     name::TRANSITIONS,
     name::BINARIES,
+    name::VOUCHERS,
     name::CHAINS,
     name::GATE,
     name::DOOMED,

@@ -11,7 +11,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use sigil_common::abi::binary::BinaryKey;
 use sigil_common::abi::event::Doom;
 use sigil_common::abi::name;
-use sigil_common::abi::process::{Binary, Chain, Offsets, Task};
+use sigil_common::abi::process::{Binary, Chain, Offsets, Task, Voucher};
 
 use crate::btf::Btf;
 use crate::error::Error;
@@ -55,6 +55,13 @@ impl Tasks {
         self.word(pid).map_or(Task::default(), |word| Task(word.load(Ordering::SeqCst)))
     }
 
+    /// All processes that `which` says of, and some that ended.
+    #[must_use]
+    pub fn find(&self, which: impl Fn(Task) -> bool) -> Vec<(u32, Task)> {
+        let all = (0..PID_MAX_LIMIT).map(|pid| (pid, self.of(pid)));
+        all.filter(|(_, task)| which(*task)).collect()
+    }
+
     /// Puts `new` in place of `old`; whether `old` was there.
     #[must_use]
     pub fn replace(&self, pid: u32, old: Task, new: Task) -> bool {
@@ -75,6 +82,7 @@ impl Drop for Tasks {
 /// What the exec gate writes, and the kernel's programs read when an exec commits.
 pub struct Execs {
     binaries: HashMap<MapData, BinaryKey, Binary>,
+    vouchers: HashMap<MapData, u32, Voucher>,
     chains: HashMap<MapData, u32, Chain>,
     gate: Array<MapData, u32>,
 }
@@ -97,15 +105,31 @@ impl Execs {
     /// # Errors
     /// [`Error::Map`].
     pub fn remember(&mut self, key: BinaryKey, binary: Binary) -> Result<bool, Error> {
-        match self.binaries.insert(key, binary, 0) {
-            Ok(()) => Ok(true),
-            Err(MapError::SyscallError(call))
-                if matches!(call.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM)) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(Error::map(name::BINARIES)(error)),
-        }
+        held(self.binaries.insert(key, binary, 0)).map_err(Error::map(name::BINARIES))
+    }
+
+    /// The signatures that labels of processes may come from, by number.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn vouchers(&self) -> Result<Vec<(u32, Voucher)>, Error> {
+        self.vouchers.iter().collect::<Result<_, _>>().map_err(Error::map(name::VOUCHERS))
+    }
+
+    /// Gives a signature a number. False if there is no room.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn add_voucher(&mut self, number: u32, voucher: Voucher) -> Result<bool, Error> {
+        held(self.vouchers.insert(number, voucher, 0)).map_err(Error::map(name::VOUCHERS))
+    }
+
+    /// Takes a number back.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn remove_voucher(&mut self, number: u32) -> Result<(), Error> {
+        forgotten(self.vouchers.remove(&number)).map_err(Error::map(name::VOUCHERS))
     }
 
     /// Forgets a file: it counts as unsigned until it is judged again.
@@ -150,6 +174,19 @@ impl Execs {
             self.set_chain(thread, None)?;
         }
         self.gate.set(0, thread, 0).map_err(Error::map(name::GATE))
+    }
+}
+
+/// Whether there was room.
+fn held(inserted: Result<(), MapError>) -> Result<bool, MapError> {
+    match inserted {
+        Ok(()) => Ok(true),
+        Err(MapError::SyscallError(call))
+            if matches!(call.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM)) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -214,6 +251,7 @@ impl Datapath {
     pub fn execs(&mut self) -> Result<Execs, Error> {
         Ok(Execs {
             binaries: self.take(name::BINARIES)?,
+            vouchers: self.take(name::VOUCHERS)?,
             chains: self.take(name::CHAINS)?,
             gate: self.take(name::GATE)?,
         })

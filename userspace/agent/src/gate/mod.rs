@@ -12,6 +12,7 @@
 mod chain;
 mod file;
 mod rules;
+mod vouchers;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -37,6 +38,7 @@ pub(crate) use rules::ExecRules;
 
 use chain::{Asked, Chains, Role, Tell};
 use file::{Facts, interpreter_names, tgid_of};
+use vouchers::Vouchers;
 
 /// Files that are remembered; fits the kernel's map.
 const FILES: usize = 32_768;
@@ -48,6 +50,7 @@ pub(crate) struct Gate {
     group: Option<Fanotify>,
     execs: Execs,
     verdicts: Verdicts,
+    vouchers: Vouchers,
     tasks: Arc<Tasks>,
     rules: watch::Receiver<Arc<ExecRules>>,
     chains: Chains,
@@ -66,24 +69,26 @@ impl Gate {
         execs: Execs,
         tasks: Arc<Tasks>,
         rules: watch::Receiver<Arc<ExecRules>>,
-    ) -> Self {
+    ) -> Result<Self> {
         let trust = rules.borrow().trust.clone();
-        Self {
+        Ok(Self {
             group: None,
+            vouchers: Vouchers::of(&execs)?,
             execs,
             verdicts: Verdicts::new(trust, FILES),
             tasks,
             rules,
             chains: Chains::default(),
             interpreters: BTreeSet::new(),
-        }
+        })
     }
 
-    /// The ScID that processes older than enforcement get for their programs.
-    pub(crate) fn scid_of_running(&mut self, program: &File) -> u32 {
-        let binary = self.judge(program).map_or(0, |(_, binary)| binary.scid);
+    /// What processes older than enforcement get for their programs.
+    pub(crate) fn label_of_running(&mut self, program: &File) -> Task {
+        let binary = self.judge(program).map_or_else(Binary::default, |(_, binary)| binary);
         // As if somebody without a zone had just started it.
-        self.rules.borrow().exec(0, binary).unwrap_or(0)
+        let scid = self.rules.borrow().exec(0, binary.scid).unwrap_or(0);
+        Task::vouched(scid, if scid == 0 { 0 } else { binary.voucher })
     }
 
     /// Guards the file systems of these directories. From now on their execs wait for [`Gate::start`].
@@ -115,9 +120,20 @@ impl Gate {
     }
 
     /// Answers on a thread of its own, as long as the agent lives. Should that fail, the error comes out
-    /// of the receiver, and the gate stands open. None where nothing is guarded.
+    /// of the receiver, and the gate stands open. None where nothing is guarded: then the labels of
+    /// processes are still taken back.
     pub(crate) fn start(mut self) -> Result<Option<oneshot::Receiver<Error>>> {
-        let Some(group) = self.group.take() else { return Ok(None) };
+        // What an agent before this one found out, it may have found out by other rules.
+        self.execs.forget_all()?;
+        self.end_revoked();
+        let Some(group) = self.group.take() else {
+            tokio::spawn(async move {
+                while self.rules.changed().await.is_ok() {
+                    self.end_revoked();
+                }
+            });
+            return Ok(None);
+        };
         let (failure, failed) = oneshot::channel();
         let run = move || {
             if let Err(error) = self.run(&group) {
@@ -150,6 +166,7 @@ impl Gate {
                 // Whoever waits to write such a file goes on once nothing is derived from it.
                 let _evicted = self.verdicts.replace(trust);
                 self.flush(group)?;
+                self.end_revoked();
             }
             match group.read_events() {
                 Ok(events) => {
@@ -252,10 +269,19 @@ impl Gate {
             // What is not known is unsigned.
             let _ = self.execs.forget(&one.key);
         }
-        let scid = verdict.as_ref().map_or(0, |verified| verified.scid);
+        let signed = verdict.as_ref().ok().and_then(|verified| {
+            let voucher = self.vouchers.number(&mut self.execs, &self.tasks, verified)?;
+            Some((verified.scid, voucher))
+        });
+        let (scid, voucher) = signed.unwrap_or_default();
         let trusted = verdict.is_ok() || Facts::of(file).roots_alone;
         let flags = if trusted { binary_flag::INTERPRETER } else { 0 };
-        key.map(|key| (key, Binary { scid, flags }))
+        key.map(|key| (key, Binary { scid, flags, voucher }))
+    }
+
+    /// Ends the processes whose labels come from signatures that are revoked.
+    fn end_revoked(&self) {
+        self.vouchers.end_revoked(&self.rules.borrow().trust, &self.tasks);
     }
 
     fn forget(&mut self, group: &Fanotify, keys: &[BinaryKey]) -> Result<()> {
