@@ -163,6 +163,8 @@ drop_reasons! {
     Unsigned = 38, "unsigned";
     /// The process has another ScID than the socket that it uses.
     SocketLabel = 39, "socket-label";
+    /// A process of a zone reaches for one outside it, or for what keeps the rules: traces, signals, BPF.
+    Confined = 40, "confined";
 }
 
 /// Slots 0 and 1 of a row of counters: packets seen, packets accepted.

@@ -2,19 +2,24 @@
 //! runs LSM programs; the other programs decide alike without them, and end what they cannot refuse.
 //!
 //! A program at a hook can only refuse: it is asked where all others allow. Processes that are in no
-//! zone are never refused a fork or an exec. What is allowed here is counted where it takes effect.
+//! zone are never refused a fork, nor an exec that leaves them so. What is allowed here is counted where
+//! it takes effect, if it is.
+
+mod control;
+mod own;
+mod socket;
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::lsm, programs::LsmContext};
 use sigil_common::{
     decide::{self, Refusal},
-    verdict::Hook,
+    verdict::{DropReason, Hook},
 };
 
 use crate::{
     exec,
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Rules},
-    task,
+    task::{self, member, offsets},
 };
 
 const ALLOW: i32 = 0;
@@ -43,22 +48,44 @@ pub fn lsm_fork(ctx: LsmContext) -> i32 {
 /// interpreter are known, nothing of the old one is gone.
 #[lsm(hook = "bprm_creds_from_file")]
 pub fn lsm_exec(ctx: LsmContext) -> i32 {
+    /// `LSM_UNSAFE_PTRACE`
+    const TRACED: u32 = 2;
     let bprm: *const u8 = ctx.arg(0);
     let process = task::current();
     if process.is_doomed() {
         return EPERM;
     }
     let parent = process.scid();
-    if parent == 0 || Rules::observing() {
-        return ALLOW;
-    }
     // No rules: labels stay, as sockets' do.
     let Ok(rules) = Rules::now() else { return ALLOW };
+    if Rules::observing() {
+        return ALLOW;
+    }
     let thread = bpf_get_current_pid_tgid() as u32;
     let binary = exec::program(thread, bprm, false).scid;
     match decide::process::exec(&exec::facts(&rules, parent, binary), rules.process(parent)) {
-        Ok(_) => ALLOW,
+        Ok((scid, _)) => {
+            let traced = member::<u32>(bprm, offsets().binprm_unsafe).unwrap_or(TRACED) & TRACED;
+            if scid != parent && traced != 0 {
+                // Whoever traces it would have a process of that zone in its hands.
+                return refuse(Hook::Process, DropReason::Confined.into(), parent, scid);
+            }
+            ALLOW
+        }
         Err(refusal) => refuse(Hook::Process, refusal, parent, binary),
+    }
+}
+
+/// Refuses what no process of a zone may do.
+#[inline(always)]
+fn confined(hook: Hook) -> i32 {
+    let task = task::current();
+    if task.is_doomed() {
+        return EPERM;
+    }
+    match decide::process::outside(task.scid()) {
+        Ok(()) => ALLOW,
+        Err(refusal) => refuse(hook, refusal, task.scid(), 0),
     }
 }
 

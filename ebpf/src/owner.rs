@@ -50,7 +50,7 @@ fn used(sk: *mut bpf_sock) -> i32 {
     // Sockets of other families have no state.
     if let Some(state) = SOCKETS.of(sk)
         && !is_own(state)
-        && state.flags & socket_flag::FOREIGN == 0
+        && state.flags & (socket_flag::FOREIGN | socket_flag::LOCAL) == 0
         && refuse(state) == Fate::Drop
     {
         state.flags |= socket_flag::FOREIGN;

@@ -275,7 +275,7 @@ fn reach(rules: &Rules, given: u32, scid: u32, asked: Asked, opens: bool) -> Res
 }
 
 #[inline(always)]
-fn permitted(rules: &Rules, scid: u32, permission: u32) -> Result<(), Refusal> {
+pub(crate) fn permitted(rules: &Rules, scid: u32, permission: u32) -> Result<(), Refusal> {
     if rules.socket(scid).is_some_and(|rule| rule.allow & permission == permission) {
         Ok(())
     } else {

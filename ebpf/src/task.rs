@@ -39,12 +39,16 @@ static OFFSETS: Offsets = Offsets {
     binprm_filename: 0,
     binprm_interp: 0,
     binprm_fdpath: 0,
+    binprm_unsafe: 0,
     file_inode: 0,
     inode_ino: 0,
     inode_sb: 0,
     inode_ctime: 0,
     inode_ctime_nsec: 0,
     sb_dev: 0,
+    sb_magic: 0,
+    mount_sb: 0,
+    socket_sk: 0,
 };
 
 /// Where the running kernel keeps what the programs read.
@@ -52,6 +56,13 @@ static OFFSETS: Offsets = Offsets {
 pub(crate) fn offsets() -> Offsets {
     // SAFETY: a global that the loader patches before the programs are verified.
     unsafe { core::ptr::read_volatile(&raw const OFFSETS) }
+}
+
+/// [`Offsets::socket_sk`] by itself, which the verifier then knows for a constant.
+#[inline(always)]
+pub(crate) fn sk_offset() -> u32 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const OFFSETS.socket_sk) }
 }
 
 /// A member of a kernel struct.

@@ -42,11 +42,6 @@ pub const SOCK_SENT: &str = "sock_sent";
 /// `tp_btf/sock_recv_length`, from Linux 6.3 on
 pub const SOCK_RECEIVED: &str = "sock_received";
 
-/// `lsm/task_alloc`
-pub const LSM_FORK: &str = "lsm_fork";
-/// `lsm/bprm_creds_from_file`
-pub const LSM_EXEC: &str = "lsm_exec";
-
 /// A program of a tracepoint or of an LSM hook.
 #[derive(Clone, Copy, Debug)]
 pub struct Tracepoint {
@@ -71,9 +66,26 @@ pub const TRACEPOINTS: [Tracepoint; 6] = [
 
 /// The programs that refuse what the others can only see. All of them or none: half of it would be
 /// no backend.
-pub const LSM_HOOKS: [Tracepoint; 2] = [
-    tracepoint(LSM_FORK, "task_alloc", false),
-    tracepoint(LSM_EXEC, "bprm_creds_from_file", false),
+pub const LSM_HOOKS: [Tracepoint; 19] = [
+    tracepoint("lsm_fork", "task_alloc", false),
+    tracepoint("lsm_exec", "bprm_creds_from_file", false),
+    tracepoint("lsm_ptrace", "ptrace_access_check", false),
+    tracepoint("lsm_traceme", "ptrace_traceme", false),
+    tracepoint("lsm_kill", "task_kill", false),
+    tracepoint("lsm_socket", "socket_create", false),
+    tracepoint("lsm_created", "socket_post_create", false),
+    tracepoint("lsm_listen", "socket_listen", false),
+    tracepoint("lsm_accept", "socket_accept", false),
+    tracepoint("lsm_send", "socket_sendmsg", false),
+    tracepoint("lsm_recv", "socket_recvmsg", false),
+    tracepoint("lsm_receive", "file_receive", false),
+    tracepoint("lsm_unix_conn", "unix_stream_connect", false),
+    tracepoint("lsm_unix_send", "unix_may_send", false),
+    tracepoint("lsm_bpf", "bpf", false),
+    tracepoint("lsm_unlink", "inode_unlink", false),
+    tracepoint("lsm_rename", "inode_rename", false),
+    tracepoint("lsm_umount", "sb_umount", false),
+    tracepoint("lsm_lockdown", "locked_down", false),
 ];
 
 const fn tracepoint(program: &'static str, point: &'static str, optional: bool) -> Tracepoint {

@@ -155,6 +155,8 @@ pub struct Offsets {
     pub binprm_interp: u32,
     /// `linux_binprm.fdpath`
     pub binprm_fdpath: u32,
+    /// `linux_binprm.unsafe`
+    pub binprm_unsafe: u32,
     /// `file.f_inode`
     pub file_inode: u32,
     /// `inode.i_ino`
@@ -167,5 +169,11 @@ pub struct Offsets {
     pub inode_ctime_nsec: u32,
     /// `super_block.s_dev`
     pub sb_dev: u32,
+    /// `super_block.s_magic`
+    pub sb_magic: u32,
+    /// `vfsmount.mnt_sb`
+    pub mount_sb: u32,
+    /// `socket.sk`
+    pub socket_sk: u32,
 }
-const _: () = assert!(size_of::<Offsets>() == 48);
+const _: () = assert!(size_of::<Offsets>() == 64);

@@ -26,6 +26,8 @@ pub mod socket_flag {
     pub const OPENED: u32 = 1;
     /// A process with another ScID used it: it carries nothing any more.
     pub const FOREIGN: u32 = 2;
+    /// It is of the Unix family: no packet hook sees it, and no process is refused its use.
+    pub const LOCAL: u32 = 4;
     /// The agent's own line to a server. Only the agent sets it, through a descriptor of the socket.
     pub const CONTROL: u32 = 4;
 }

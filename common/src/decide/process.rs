@@ -64,6 +64,35 @@ pub fn exec(facts: &Exec, rule: Option<&ProcessRule>) -> Result<(u32, AlarmLine)
     }
 }
 
+/// May a process control another one: trace it, read what is in it, signal it? `host`: an actor without
+/// ScID may.
+///
+/// # Errors
+/// [`DropReason::Confined`].
+#[inline(always)]
+pub fn control(actor: u32, target: u32, host: bool) -> Result<(), Refusal> {
+    if actor == target || actor == 0 && host { Ok(()) } else { Err(DropReason::Confined.into()) }
+}
+
+/// May a process do what is the host's alone?
+///
+/// # Errors
+/// [`DropReason::Confined`], where it is in a zone.
+#[inline(always)]
+pub fn outside(scid: u32) -> Result<(), Refusal> {
+    control(scid, 0, true)
+}
+
+/// May a process get a descriptor of somebody's socket? Without a zone it may: whoever uses the socket is
+/// judged anyway, and an operator's tools only keep it.
+///
+/// # Errors
+/// [`DropReason::SocketLabel`].
+#[inline(always)]
+pub fn receive(receiver: u32, owner: u32) -> Result<(), Refusal> {
+    if receiver == 0 || receiver == owner { Ok(()) } else { Err(DropReason::SocketLabel.into()) }
+}
+
 #[inline(always)]
 fn permitted(
     scid: u32,
@@ -135,6 +164,27 @@ mod tests {
         assert_eq!(exec(&facts, None), Ok((0, 0)));
         assert_eq!(exec(&Exec { transition: APP, ..facts }, None), Ok((APP, 0)));
         assert_eq!(fork(0, true, None), Ok(0));
+    }
+
+    #[test]
+    fn a_zone_controls_its_own_and_the_host_controls_all() {
+        let confined = Err(refused(DropReason::Confined, 0));
+        for host in [false, true] {
+            assert_eq!(control(WEB, WEB, host), Ok(()));
+            assert_eq!(control(0, 0, host), Ok(()));
+            assert_eq!(control(WEB, APP, host), confined);
+            assert_eq!(control(WEB, 0, host), confined, "nor the host");
+        }
+        assert_eq!(control(0, WEB, true), Ok(()));
+        assert_eq!(control(0, WEB, false), confined);
+        assert_eq!((outside(0), outside(WEB)), (Ok(()), confined));
+    }
+
+    #[test]
+    fn a_zone_gets_no_socket_of_others() {
+        let refused = Err(refused(DropReason::SocketLabel, 0));
+        assert_eq!((receive(WEB, WEB), receive(0, WEB), receive(0, 0)), (Ok(()), Ok(()), Ok(())));
+        assert_eq!((receive(APP, WEB), receive(APP, 0)), (refused, refused));
     }
 
     #[test]

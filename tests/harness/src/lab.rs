@@ -18,7 +18,7 @@ const PREFIX: &str = "sigil-";
 /// Holds the runtime directories of the nodes.
 const RUN: &str = "/run/sigil";
 /// How long a command may run in [`Node::run`].
-const COMMAND: Duration = Duration::from_secs(30);
+const COMMAND: Duration = Duration::from_mins(1);
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 

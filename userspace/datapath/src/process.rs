@@ -284,11 +284,15 @@ pub(crate) fn offsets(btf: &Btf) -> Option<Offsets> {
         binprm_filename: btf.offset("linux_binprm", "filename")?,
         binprm_interp: btf.offset("linux_binprm", "interp")?,
         binprm_fdpath: btf.offset("linux_binprm", "fdpath")?,
+        binprm_unsafe: btf.offset("linux_binprm", "unsafe")?,
         file_inode: btf.offset("file", "f_inode")?,
         inode_ino: btf.offset("inode", "i_ino")?,
         inode_sb: btf.offset("inode", "i_sb")?,
         inode_ctime: ctime.or_else(whole)?,
         inode_ctime_nsec: btf.offset("inode", "i_ctime_nsec").or_else(nsec)?,
         sb_dev: btf.offset("super_block", "s_dev")?,
+        sb_magic: btf.offset("super_block", "s_magic")?,
+        mount_sb: btf.offset("vfsmount", "mnt_sb")?,
+        socket_sk: btf.offset("socket", "sk")?,
     })
 }

@@ -69,7 +69,7 @@ impl Asked {
 }
 
 /// Asks once.
-fn ask(socket: &Path, request: &Request) -> Result<Reply> {
+pub(crate) fn ask(socket: &Path, request: &Request) -> Result<Reply> {
     Asked::new(socket, request)?.reply()
 }
 

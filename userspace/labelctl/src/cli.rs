@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::agent::{load, run, stats, status, watch};
 use crate::server::{alarms, node};
-use crate::{binary, keys, label, pages, policy};
+use crate::{binary, doctor, keys, label, pages, policy};
 
 /// Checks policies, decodes labels, makes keys and talks to the node's agent.
 #[derive(Parser)]
@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Alarms(alarms::Args),
     /// Label, sign and verify programs
     Binary(binary::Args),
+    /// Say what this kernel has for Sigil, and what is missing costs; exit 1 if it does not serve
+    Doctor(doctor::Args),
     /// Put a policy in force on this node; exit 1 if it is refused
     Load(load::Args),
     /// Say how the node's agent is; exit 1 if something is amiss

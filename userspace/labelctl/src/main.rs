@@ -6,6 +6,7 @@
 mod agent;
 mod binary;
 mod cli;
+mod doctor;
 mod keys;
 mod label;
 mod output;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Node(args) => server::node::run(&args, &global),
         Command::Alarms(args) => server::alarms::run(&args, &global),
         Command::Binary(args) => binary::run(&args, &global),
+        Command::Doctor(args) => doctor::run(&args, &global),
         Command::Load(args) => agent::load::run(&args, &global),
         Command::Status(args) => agent::status::run(&args, &global),
         Command::Stats(args) => agent::stats::run(&args, &global),

@@ -1,0 +1,58 @@
+//! One process in the hands of another: tracing, its memory, signals.
+
+use aya_ebpf::{helpers::bpf_get_current_uid_gid, macros::lsm, programs::LsmContext};
+use sigil_common::{abi::process::Task, decide, verdict::Hook};
+
+use super::{ALLOW, EPERM, refuse};
+use crate::{
+    maps::TASKS,
+    task::{self, member, offsets},
+};
+
+/// `PTRACE_MODE_NOAUDIT`: the kernel only wants to know how much to show.
+const QUIET: u32 = 4;
+
+/// `ptrace_access_check(child, mode)`: also `/proc/PID/mem`, `process_vm_writev`, `pidfd_getfd` and all
+/// else that tells or changes what a process is.
+#[lsm(hook = "ptrace_access_check")]
+pub fn lsm_ptrace(ctx: LsmContext) -> i32 {
+    let (child, mode): (*const u8, u32) = (ctx.arg(0), ctx.arg(1));
+    let tracer = task::current();
+    // Without a zone, root is the operator.
+    let operator = bpf_get_current_uid_gid() as u32 == 0;
+    across(tracer, of(child), operator, mode & QUIET != 0)
+}
+
+/// `ptrace_traceme(parent)`: a child does not hand itself to a parent of another zone.
+#[lsm(hook = "ptrace_traceme")]
+pub fn lsm_traceme(ctx: LsmContext) -> i32 {
+    across(of(ctx.arg(0)), task::current(), true, false)
+}
+
+/// `task_kill(task, info, signal, cred)`: signals that a process sends. Those of the kernel, such as a
+/// child's end or an interrupt typed at a terminal, do not come here.
+#[lsm(hook = "task_kill")]
+pub fn lsm_kill(ctx: LsmContext) -> i32 {
+    across(task::current(), of(ctx.arg(0)), true, false)
+}
+
+/// The word of a task's process.
+#[inline(always)]
+fn of(task: *const u8) -> Task {
+    match member::<u32>(task, offsets().tgid) {
+        Ok(tgid) => TASKS.get(tgid).copied().unwrap_or(Task::doomed(0)),
+        Err(_) => Task::doomed(0),
+    }
+}
+
+#[inline(always)]
+fn across(actor: Task, target: Task, host: bool, quiet: bool) -> i32 {
+    if actor.is_doomed() && actor.scid() != 0 {
+        return EPERM;
+    }
+    match decide::process::control(actor.scid(), target.scid(), host) {
+        Ok(()) => ALLOW,
+        Err(_) if quiet && !crate::rules::Rules::observing() => EPERM,
+        Err(refusal) => refuse(Hook::Process, refusal, actor.scid(), target.scid()),
+    }
+}
