@@ -207,3 +207,86 @@ fn a_node_that_loses_its_server_goes_back() -> Result<()> {
     server.process().map_or(Ok(()), |process| process.signal(Signal::SIGCONT))?;
     Ok(())
 }
+
+/// What the nodes report adds up to what their kernels counted, whatever happened to the line, the
+/// server and the agent meanwhile.
+#[test]
+fn alarms_add_up_to_the_kernels_counters() -> Result<()> {
+    let (mut cluster, host, mut server) = cluster("auto", QUICK)?;
+    let two = cluster.node("two")?;
+    let _app = two.serve(Some(APP), &["udp-echo", "8000"])?;
+    assert!(!echoes(&cluster, OTHER)?, "no rule");
+    let counted = |cluster: &Cluster| -> Result<u64> {
+        Ok(cluster.node("one")?.stats()?.dropped("socket", "no-rule"))
+    };
+    let told = |server: &Server| -> Result<u64> {
+        let list = ["alarms", "list", "--kind", "drop", "--node", "1", "-o", "jsonl"];
+        let lines = server.administer(&host, &list)?;
+        let mut sum = 0;
+        for line in lines.lines() {
+            let alarm: serde_json::Value = serde_json::from_str(line)?;
+            if alarm["hook"] == "socket" && alarm["reason"] == "no-rule" {
+                sum += alarm["count"].as_u64().unwrap_or(0);
+            }
+        }
+        Ok(sum)
+    };
+    let adds_up = |cluster: &Cluster, server: &Server| {
+        until("alarms that add up", 3 * PATIENCE, || {
+            let (told, counted) = (told(server)?, counted(cluster)?);
+            Ok((told == counted && counted > 0).then_some(told))
+        })
+    };
+    let before = adds_up(&cluster, &server)?;
+    // While the server is away, they wait; an agent that is killed loses none.
+    server.kill()?;
+    assert!(!echoes(&cluster, OTHER)?);
+    std::thread::sleep(Duration::from_secs(5));
+    let member = cluster.member("one")?;
+    member.take_agent()?.kill9()?;
+    member.start()?;
+    assert!(!echoes(&cluster, OTHER)?);
+    server.resume(&host)?;
+    server.settled(&host)?;
+    let after = adds_up(&cluster, &server)?;
+    assert!(after > before);
+    let in_zone = ["alarms", "list", "--kind", "drop", "--zone", "other", "--since", "10m"];
+    assert!(server.administer(&host, &in_zone)?.contains("no-rule"));
+    let list = ["alarms", "list", "--kind", "alarms-missing"];
+    assert_eq!(server.administer(&host, &list)?, "");
+    Ok(())
+}
+
+/// A server whose store came back from an old copy gets no node to stamp with an epoch of then.
+#[test]
+fn keys_of_an_old_copy_of_the_store_are_refused() -> Result<()> {
+    let (cluster, host, mut server) = cluster("auto", QUICK)?;
+    let two = cluster.node("two")?;
+    let _app = two.serve(Some(APP), &["udp-echo", "8000"])?;
+    server.kill()?;
+    let store = server.admin().with_file_name("sigil.redb");
+    let copy = fs::read(&store)?;
+    server.resume(&host)?;
+    server.settled(&host)?;
+    let first = server.status(&host)?.stamp;
+    server.administer(&host, &["keys", "rotate"])?;
+    server.wait(&host, "rotation", |status| status.stamp != first && status.epochs.len() == 1)?;
+    server.settled(&host)?;
+    server.kill()?;
+    fs::write(&store, copy)?;
+    server.resume(&host)?;
+    for kind in ["keys-refused", "store-outdated"] {
+        until("alarm about old keys", 2 * PATIENCE, || {
+            let alarms = server.administer(&host, &["alarms", "list", "--kind", kind])?;
+            Ok((!alarms.is_empty()).then_some(()))
+        })?;
+    }
+    assert!(echoes(&cluster, WEB)?, "the keys that were here stay");
+    server.kill()?;
+    let done = server.recover(&host)?;
+    assert!(done.success(), "{}", done.stderr);
+    server.resume(&host)?;
+    server.settled(&host)?;
+    assert!(echoes(&cluster, WEB)?);
+    Ok(())
+}

@@ -97,6 +97,17 @@ impl Server {
         node.wait_listening(self.address.port()).with_context(|| self.stderr())
     }
 
+    /// `sigil-server recover`, while it does not run.
+    ///
+    /// # Errors
+    ///
+    /// It does not end.
+    pub fn recover(&self, node: &Node) -> Result<Output> {
+        let mut command = Command::new(binary("sigil-server")?);
+        command.args(["recover", "--config"]).arg(self.directory.join("server.toml"));
+        node.start(&mut command)?.wait(PATIENCE)
+    }
+
     /// Kills it with SIGKILL.
     ///
     /// # Errors

@@ -31,6 +31,8 @@ pub(crate) struct Config {
     #[serde(default)]
     backend: Backend,
     cgroup: Option<PathBuf>,
+    /// Where metrics and health are served, without authentication.
+    pub(crate) metrics: Option<SocketAddr>,
     #[serde(default = "bpffs")]
     bpffs: PathBuf,
     #[serde(default = "socket")]

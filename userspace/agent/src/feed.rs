@@ -12,6 +12,7 @@ use sigil_datapath::{Events, KernelLog};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{broadcast, oneshot, watch};
 
+use crate::alarms::Samples;
 use crate::names::Names;
 use crate::report;
 
@@ -35,11 +36,12 @@ pub(crate) fn start(
     mut rings: Rings,
     names: watch::Receiver<Arc<Names>>,
     watchers: broadcast::Sender<Line>,
+    samples: Option<Samples>,
 ) -> Result<oneshot::Receiver<Error>> {
     let (failure, failed) = oneshot::channel();
     let pump = move || {
         let mut valve = Valve::new(Instant::now());
-        if let Err(error) = pump(&mut rings, &names, &watchers, &mut valve) {
+        if let Err(error) = pump(&mut rings, &names, &watchers, samples.as_ref(), &mut valve) {
             // The agent may be ending; then nobody needs to know.
             let _ = failure.send(error);
         }
@@ -56,6 +58,7 @@ fn pump(
     Rings { events, log: kernel }: &mut Rings,
     names: &watch::Receiver<Arc<Names>>,
     watchers: &broadcast::Sender<Line>,
+    samples: Option<&Samples>,
     valve: &mut Valve,
 ) -> Result<()> {
     loop {
@@ -74,6 +77,9 @@ fn pump(
         while let Some(raw) = events.next() {
             let event = report::event(&raw, &names.borrow());
             log(&event, valve);
+            if let Some(samples) = samples {
+                samples.note(&event);
+            }
             let line = encode(&Reply::Event(event), MAX_REPLY).context("an event")?;
             // That nobody watches is no failure.
             let _ = watchers.send(line.into());

@@ -4,6 +4,7 @@
 //! there is pinned and enforces without it: no exit, failure or panic takes anything off; only
 //! `--detach` does. Whoever starts next adopts what is pinned.
 
+mod alarms;
 mod authorise;
 mod config;
 mod confine;
@@ -12,6 +13,7 @@ mod gate;
 mod join;
 mod keys;
 mod lock;
+mod metrics;
 mod names;
 mod node;
 mod notify;
@@ -22,6 +24,7 @@ mod report;
 mod seats;
 mod serve;
 mod signed;
+mod spool;
 mod uplink;
 mod zone;
 

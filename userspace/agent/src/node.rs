@@ -19,6 +19,7 @@ use sigil_datapath::{Datapath, Doomed, EpochKeys, Error, Options, Origin as Foun
 use sigil_policy::NodeRules;
 use tokio::sync::watch;
 
+use crate::alarms::{Alarms, Samples};
 use crate::authorise::{Client, Denied, Permit, authorise};
 use crate::config::{Config, Origin};
 use crate::feed::Rings;
@@ -48,6 +49,7 @@ pub(crate) struct Node {
     /// Under a Security Server.
     signed: Option<Signed>,
     line: Line,
+    alarms: Option<Alarms>,
 }
 
 /// What goes on threads of its own once the agent has given up its privileges.
@@ -173,6 +175,10 @@ impl Node {
         rules: &NodeRules,
         generation: u32,
     ) -> Result<(Self, Rings, Processes)> {
+        let alarms = match signed {
+            Some(_) => Some(Alarms::open(&config.state, origin == Found::Fresh)?),
+            None => None,
+        };
         let attached = datapath.attach()?;
         let rings = Rings { events: datapath.events()?, log: datapath.log()? };
         let tasks = Arc::new(datapath.tasks()?);
@@ -196,6 +202,7 @@ impl Node {
             started: Instant::now(),
             signed,
             line: Line::default(),
+            alarms,
         };
         node.in_force(rules, generation);
         let processes = node.govern(gate_rules)?;
@@ -380,6 +387,40 @@ impl Node {
         self.signed.as_ref().map(|signed| signed.kept.instance.clone()).unwrap_or_default()
     }
 
+    /// Where events are noted that the server is told of.
+    pub(crate) fn samples(&self) -> Option<Samples> {
+        self.alarms.as_ref().map(Alarms::samples)
+    }
+
+    /// Tells the server, if there is one.
+    fn alarm(&mut self, kind: &str, message: String) {
+        if let Some(alarms) = &mut self.alarms {
+            alarms.raise(kind, message);
+        }
+    }
+
+    /// Alarms that the server has yet to hear.
+    pub(crate) fn report(&self) -> Option<proto::Report> {
+        self.alarms.as_ref().and_then(Alarms::report)
+    }
+
+    /// How many those are.
+    pub(crate) fn unheard(&self) -> usize {
+        self.alarms.as_ref().map_or(0, Alarms::waiting)
+    }
+
+    /// The server has all up to a number.
+    pub(crate) fn heard(&mut self, number: u64) {
+        if let Some(alarms) = &mut self.alarms {
+            alarms.heard(number);
+        }
+    }
+
+    /// The kernel's counters, for metrics.
+    pub(crate) fn counters(&self) -> Result<sigil_datapath::Counters, Error> {
+        self.datapath.counters()
+    }
+
     /// How far this node is, for the server.
     pub(crate) fn progress(&self) -> Progress {
         let progress = self.signed.as_ref().map(Signed::progress).unwrap_or_default();
@@ -450,7 +491,13 @@ impl Node {
     /// Installs the keys that the server says are all this node has, and drops those it revoked.
     pub(crate) fn install(&mut self, keys: &proto::Keys) -> Result<()> {
         let signed = self.signed.as_mut().context("this node has no server")?;
+        if let Err(old) = signed.may_follow(keys) {
+            let message = format!("keys are refused: {old}");
+            self.alarm("keys-refused", message.clone());
+            bail!("{message}");
+        }
         let epochs = crate::keys::of_server(keys)?;
+        signed.follow(keys)?;
         if signed.revoke(keys.revoked.clone())?
             && let Some(document) = signed.document()
         {
@@ -485,22 +532,34 @@ impl Node {
     /// is told once, and shown by the status as long as it lasts.
     pub(crate) fn upkeep(&mut self, maintain: bool) {
         let mut problems = Vec::from_iter(self.datapath.persist().err());
+        if let Some(alarms) = &mut self.alarms {
+            match self.datapath.counters() {
+                Ok(counters) => alarms.look(&counters, Instant::now()),
+                Err(error) => problems.push(error),
+            }
+        }
         if maintain {
             let upkeep = self.datapath.maintain();
+            let mut again = Vec::new();
             problems.extend(upkeep.problems);
             let attached: Vec<_> = upkeep.attached.iter().map(attached_message).collect();
             for at in attached.iter().filter(|at| !self.status.attached.contains(at)) {
                 tracing::info!(interface = at.interface, mode = at.mode, "guarded again");
+                again.push(format!("{} was not guarded any more, and is again", at.interface));
             }
             self.status.attached = attached;
+            for message in again {
+                self.alarm("guarded-again", message);
+            }
         } else if problems.is_empty() {
             return;
         }
         let problems: Vec<_> = problems.into_iter().map(|error| failed(error).message).collect();
-        for problem in problems.iter().filter(|problem| !self.status.problems.contains(problem)) {
+        let held = std::mem::replace(&mut self.status.problems, problems.clone());
+        for problem in problems.into_iter().filter(|problem| !held.contains(problem)) {
             tracing::error!("{problem}");
+            self.alarm("node-problem", problem);
         }
-        self.status.problems = problems;
     }
 
     /// Some interface changed: if it is one of this node's, that is looked after at once.

@@ -16,7 +16,7 @@ use sigil_control::{
 };
 use sigil_datapath::LinkWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -25,6 +25,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::authorise::Permit;
 use crate::config::Config;
 use crate::feed::{self, Line, Rings};
+use crate::metrics::Site;
 use crate::node::{Node, Processes};
 use crate::notify::Notify;
 use crate::peer::Peer;
@@ -100,7 +101,7 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = UnixListener::from_std(listener)?;
     let (watchers, _) = broadcast::channel(feed::QUEUE);
-    let mut feed = feed::start(rings, node.names(), watchers.clone())?;
+    let mut feed = feed::start(rings, node.names(), watchers.clone(), node.samples())?;
     let socket = config.socket.clone();
     let node = Arc::new(Mutex::new(node));
     let agent =
@@ -111,6 +112,12 @@ async fn serve(
             let uplink = Uplink::new(node, server.credential.clone(), credential, Some(prepare));
             tokio::spawn(uplink.run())
         });
+    if let Some(address) = agent.config.metrics {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot serve metrics on {address}"))?;
+        tokio::spawn(sigil_cluster::web::serve(listener, Arc::new(Site(Arc::clone(&agent.node)))));
+    }
     let mut ticks = interval(UPKEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tick = 0u32;

@@ -9,11 +9,32 @@ use anyhow::{Context, Result};
 use prost::Message as _;
 use sigil_cluster::credential::write_secret;
 use sigil_cluster::envelope::{EnvelopeError, Recipient, newer, open};
-use sigil_cluster::proto::{Envelope, Kept, Progress, SignedPolicy};
+use sigil_cluster::proto::{Envelope, Kept, Keys, Progress, SignedPolicy};
 
 use crate::policy::Document;
 
 const FILE: &str = "signed-policy";
+
+/// Keys of the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OldKeys {
+    /// Older than any that were here.
+    #[error("they have version {theirs}, and version {held} was here already")]
+    Version {
+        /// The message's.
+        theirs: u64,
+        /// The node's.
+        held: u64,
+    },
+    /// With an epoch that was given up.
+    #[error("they hold epoch {theirs}, and epochs up to {retired} were given up")]
+    Epoch {
+        /// The message's.
+        theirs: u64,
+        /// The node's.
+        retired: u64,
+    },
+}
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -108,6 +129,35 @@ impl Signed {
         self.write()
     }
 
+    /// Whether keys may follow those that were here: a server whose store is an old copy would give
+    /// out epochs that were stamped with before.
+    ///
+    /// # Errors
+    /// [`OldKeys`].
+    pub(crate) fn may_follow(&self, keys: &Keys) -> Result<(), OldKeys> {
+        let Kept { keys: held, retired, .. } = &self.kept;
+        if keys.version < *held {
+            return Err(OldKeys::Version { theirs: keys.version, held: *held });
+        }
+        match keys.epochs.iter().find(|epoch| epoch.number <= *retired) {
+            Some(epoch) => Err(OldKeys::Epoch { theirs: epoch.number, retired: *retired }),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes keys before they are used.
+    pub(crate) fn follow(&mut self, keys: &Keys) -> Result<()> {
+        let numbers: Vec<u64> = keys.epochs.iter().map(|epoch| epoch.number).collect();
+        let gone = self.kept.epochs.iter().filter(|held| !numbers.contains(held)).max();
+        let retired = self.kept.retired.max(gone.copied().unwrap_or(0));
+        let next = Kept { keys: keys.version, retired, epochs: numbers, ..self.kept.clone() };
+        if next != self.kept {
+            self.kept = next;
+            self.write()?;
+        }
+        Ok(())
+    }
+
     /// Keeps who was revoked, and says whether that is news.
     pub(crate) fn revoke(&mut self, mut revoked: Vec<u32>) -> Result<bool> {
         revoked.sort_unstable();
@@ -125,6 +175,9 @@ impl Signed {
             let mut instance = vec![0; 16];
             sigil_keys::system_random(&mut instance)?;
             self.kept.instance = instance;
+            // What was stamped with them is not known any more.
+            let held = std::mem::take(&mut self.kept.epochs).into_iter().max();
+            self.kept.retired = self.kept.retired.max(held.unwrap_or(0));
             self.write()?;
         }
         Ok(())
@@ -145,6 +198,7 @@ impl Signed {
             problem: self.kept.problem.clone(),
             reverts: self.kept.reverts,
             stamped: 0,
+            seen_keys: self.kept.keys,
         }
     }
 
@@ -221,6 +275,32 @@ mod tests {
         assert_eq!(signed.progress().reverts, 1, "and it is remembered that it was");
         take(&mut signed, 8).unwrap();
         assert_eq!(signed.progress().failed, 0);
+    }
+
+    fn keys(version: u64, numbers: &[u64]) -> Keys {
+        let epoch =
+            |number: &u64| sigil_cluster::proto::Epoch { number: *number, ..Default::default() };
+        Keys { version, epochs: numbers.iter().map(epoch).collect(), ..Keys::default() }
+    }
+
+    #[test]
+    fn keys_that_were_given_up_never_come_again() {
+        let state = tempfile::tempdir().unwrap();
+        let mut signed = Signed::open(state.path(), recipient()).unwrap();
+        for (version, numbers) in [(4, &[1][..]), (5, &[1, 2]), (7, &[2])] {
+            signed.may_follow(&keys(version, numbers)).unwrap();
+            signed.follow(&keys(version, numbers)).unwrap();
+        }
+        let mut again = Signed::open(state.path(), recipient()).unwrap();
+        let old = OldKeys::Version { theirs: 6, held: 7 };
+        assert_eq!(again.may_follow(&keys(6, &[2])), Err(old));
+        let epoch = OldKeys::Epoch { theirs: 1, retired: 1 };
+        assert_eq!(again.may_follow(&keys(9, &[1, 3])), Err(epoch));
+        assert_eq!(again.may_follow(&keys(7, &[2])), Ok(()), "the same once more");
+        // Counters that are gone: nothing that they may have counted for is used again.
+        again.instance(true).unwrap();
+        assert!(again.may_follow(&keys(8, &[2])).is_err());
+        assert_eq!(again.may_follow(&keys(8, &[3])), Ok(()));
     }
 
     #[test]

@@ -140,7 +140,7 @@ impl Uplink {
         let (to, from) = mpsc::channel(16);
         let (instance, progress) = self.on_node(|node| (node.instance(), node.progress())).await?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let hello = Hello { version, instance, progress: Some(progress) };
+        let hello = Hello { version, instance, progress: Some(progress), time: seconds() };
         to.send(message(node_message::Body::Hello(hello))).await?;
         let attached = timeout(SILENCE, client.attach(ReceiverStream::new(from)));
         let mut stream = attached.await.context("the server does not answer")??.into_inner();
@@ -149,6 +149,8 @@ impl Uplink {
         let mut pings = interval(PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut number = 0;
+        // A report waits to be heard before the next one.
+        let mut reporting = false;
         let mut heard = Instant::now();
         if let Some(trial) = &mut self.trial {
             trial.ping = 1;
@@ -162,6 +164,10 @@ impl Uplink {
                     match body {
                         Some(server_message::Body::Pong(pong)) => {
                             self.pong(server, pong.number).await?;
+                        }
+                        Some(server_message::Body::Heard(all)) => {
+                            self.on_node(move |node| node.heard(all.number)).await?;
+                            reporting = self.report(&to).await?;
                         }
                         Some(body) => {
                             self.take(body, number + 1).await?;
@@ -179,6 +185,9 @@ impl Uplink {
                     let progress = self.on_node(|node| node.progress()).await?;
                     to.send(message(node_message::Body::Progress(progress))).await?;
                     to.send(message(node_message::Body::Ping(Ping { number }))).await?;
+                    if !reporting {
+                        reporting = self.report(&to).await?;
+                    }
                     if self.renewal_is_due() {
                         match self.renew(channel.clone()).await {
                             Ok(()) => return Ok(()),
@@ -192,6 +201,13 @@ impl Uplink {
                 () = until(ends) => self.go_back().await?,
             }
         }
+    }
+
+    /// Sends the next report, and says whether there was one.
+    async fn report(&self, to: &mpsc::Sender<NodeMessage>) -> Result<bool> {
+        let Some(report) = self.on_node(|node| node.report()).await? else { return Ok(false) };
+        to.send(message(node_message::Body::Report(report))).await?;
+        Ok(true)
     }
 
     async fn pong(&mut self, server: std::net::SocketAddr, number: u64) -> Result<()> {
@@ -212,13 +228,17 @@ impl Uplink {
         match body {
             server_message::Body::Keys(keys) => {
                 let mut keys = keys;
-                self.on_node(move |node| {
-                    let installed = node.install(&keys);
-                    keys.wipe();
-                    installed
-                })
-                .await?
-                .context("the keys cannot be installed")
+                let installed = self
+                    .on_node(move |node| {
+                        let installed = node.install(&keys);
+                        keys.wipe();
+                        installed
+                    })
+                    .await?;
+                if let Err(error) = installed {
+                    tracing::error!("the keys that were here stay: {error:#}");
+                }
+                Ok(())
             }
             server_message::Body::Policy(policy) => {
                 let taken = self.on_node(move |node| node.take(policy)).await?;
@@ -233,7 +253,7 @@ impl Uplink {
                 }
                 Ok(())
             }
-            server_message::Body::Pong(_) => Ok(()),
+            server_message::Body::Pong(_) | server_message::Body::Heard(_) => Ok(()),
         }
     }
 

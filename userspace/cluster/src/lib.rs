@@ -8,6 +8,7 @@
 //!
 //! Nothing here needs privilege or a kernel of some kind.
 
+pub mod chain;
 pub mod channel;
 pub mod credential;
 pub mod envelope;
@@ -15,6 +16,7 @@ pub mod identity;
 pub mod proto;
 pub mod tls;
 pub mod token;
+pub mod web;
 
 pub use credential::Credential;
 pub use identity::{Identity, Role};

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use sigil_cluster::proto::admin_server::Admin;
 use sigil_cluster::proto::{
-    Alarm, AlarmsRequest, ConfirmReply, ConfirmRequest, EnrollReply, EnrollRequest, NodeStatus,
-    PushReply, PushRequest, RevokeReply, RevokeRequest, RotateReply, RotateRequest, StatusReply,
-    StatusRequest,
+    AcknowledgeReply, AcknowledgeRequest, Alarm, AlarmsRequest, ConfirmReply, ConfirmRequest,
+    EnrollReply, EnrollRequest, NodeStatus, Party, PushReply, PushRequest, RevokeReply,
+    RevokeRequest, RotateReply, RotateRequest, StatusReply, StatusRequest,
 };
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, sleep};
@@ -128,14 +128,18 @@ impl Admin for Desk {
         request: Request<AlarmsRequest>,
     ) -> Result<Response<Self::AlarmsStream>, Refusal> {
         admin(&request)?;
-        let AlarmsRequest { follow, after } = request.into_inner();
+        let AlarmsRequest { follow, after, since, all } = request.into_inner();
         // Subscribed before the list is taken: what comes twice is told by its number.
         let mut news = self.state.alarms.subscribe();
         let held = self.state.alarms();
         let (to, from) = mpsc::channel(64);
         tokio::spawn(async move {
             let mut last = after;
-            for alarm in held.into_iter().filter(|alarm| alarm.number > after) {
+            let wanted = |alarm: &record::Alarm| {
+                let open = all || alarm.acknowledged.is_empty();
+                alarm.number > after && alarm.time / 1000 >= since && open
+            };
+            for alarm in held.into_iter().filter(wanted) {
                 last = last.max(alarm.number);
                 if to.send(Ok(message(alarm))).await.is_err() {
                     return;
@@ -160,10 +164,28 @@ impl Admin for Desk {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(from))))
     }
+
+    async fn acknowledge(
+        &self,
+        request: Request<AcknowledgeRequest>,
+    ) -> Result<Response<AcknowledgeReply>, Refusal> {
+        let by = admin(&request)?;
+        let count = self.state.acknowledge(&request.get_ref().numbers, &by);
+        Ok(Response::new(AcknowledgeReply { count }))
+    }
 }
 
 fn message(alarm: record::Alarm) -> Alarm {
+    let party =
+        |party: record::Party| Party { snid: party.snid, scid: party.scid, zone: party.zone };
     Alarm {
+        count: alarm.count,
+        hook: alarm.hook,
+        reason: alarm.reason,
+        source: alarm.source.map(party),
+        target: alarm.target.map(party),
+        node_number: alarm.node_number,
+        acknowledged: alarm.acknowledged,
         number: alarm.number,
         time: alarm.time / 1000,
         snid: alarm.snid,

@@ -19,6 +19,9 @@ pub(crate) struct Config {
     /// Where metrics and health are served, without authentication.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) metrics: Option<SocketAddr>,
+    /// Where alarms go as lines of JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) alarms: Option<PathBuf>,
     /// The key that the store is encrypted with. Keep it apart from copies of the store.
     pub(crate) store_key: PathBuf,
     /// The embedded store's file.
@@ -89,6 +92,7 @@ impl Config {
         let whole = std::path::absolute(path)?;
         let base = whole.parent().unwrap_or(Path::new("/"));
         config.store_key = base.join(&config.store_key);
+        config.alarms = config.alarms.map(|alarms| base.join(alarms));
         config.store = config.store.map(|store| base.join(store));
         ensure!(
             config.store.is_some() == config.etcd.is_empty(),

@@ -86,6 +86,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let config = Config {
         listen: args.listen,
         metrics: args.metrics,
+        alarms: Some("alarms.jsonl".into()),
         store_key: "store.key".into(),
         store: embedded.then(|| "sigil.redb".into()),
         cluster: if embedded { String::new() } else { args.cluster },

@@ -51,6 +51,7 @@ pub(crate) fn of_node(cluster: &Cluster, snapshot: &Snapshot, snid: u32) -> prot
             key_id: u32::from(epoch.key_id()),
             suite: u32::from(cluster.suite),
             pairs: peers.flat_map(|(peer, _)| [derive(snid, peer), derive(peer, snid)]).collect(),
+            number: epoch.number,
         }
     };
     let epochs = keys.epochs.iter().filter(|epoch| epoch.number >= first).map(epoch).collect();
@@ -152,6 +153,24 @@ fn next_epoch(keys: &Keys, now: Millis) -> Result<Keys> {
     }
     Ok(next)
 }
+
+/// What follows a store that was restored from an old copy: far above all that was given out since,
+/// and with nothing of what was.
+pub(crate) fn recovered(keys: &Keys, now: Millis) -> Result<Keys> {
+    let number = fresh(keys).saturating_add(JUMP);
+    let mut secret = Secret([0; 32]);
+    random(&mut secret.0)?;
+    Ok(Keys {
+        version: keys.version.saturating_add(JUMP),
+        epochs: vec![Epoch { number, secret, created: now }],
+        stamp: number,
+        since: now,
+        wanted: 0,
+    })
+}
+
+/// More than any cluster's numbers rise between a copy and its return.
+pub(crate) const JUMP: u64 = 1 << 32;
 
 #[cfg(test)]
 mod tests {

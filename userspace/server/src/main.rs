@@ -5,6 +5,7 @@
 //! does not depend on it: without it, they go on.
 
 mod admin;
+mod alarms;
 mod ca;
 mod config;
 mod enrolment;
@@ -13,7 +14,9 @@ mod keyset;
 mod listen;
 mod nodes;
 mod record;
+mod recover;
 mod release;
+mod reports;
 mod run;
 mod state;
 mod store;
@@ -40,6 +43,13 @@ struct Cli {
 enum Command {
     /// Make a cluster: its CA, the key that signs policies, the first administrator's credential
     Init(init::Args),
+    /// After the store came back from an old copy, and before `run`: new keys and revisions that
+    /// are above all that nodes may have seen. Tokens are void; revoke again whom you revoked since
+    Recover {
+        /// The configuration file that `init` wrote
+        #[arg(long, value_name = "FILE", default_value = "/etc/sigil/server.toml")]
+        config: PathBuf,
+    },
     /// Serve until SIGTERM
     Run {
         /// The configuration file that `init` wrote
@@ -65,6 +75,7 @@ fn serve(cli: Cli) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.command {
         Command::Init(args) => runtime.block_on(init::run(args)),
+        Command::Recover { config } => runtime.block_on(recover::run(&config)),
         Command::Run { config } => {
             let served = runtime.block_on(run::run(&config));
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -1,13 +1,13 @@
 //! The nodes' side: one stream for each attached node, which gets whatever it should have next.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sigil_cluster::proto::nodes_server::Nodes;
 use sigil_cluster::proto::{
-    Hello, NodeMessage, Ping, Pong, Progress, RenewReply, RenewRequest, ServerMessage,
+    Heard, Hello, NodeMessage, Ping, Pong, Progress, RenewReply, RenewRequest, ServerMessage,
     node_message, server_message,
 };
 use sigil_cluster::{Identity, Role};
@@ -21,6 +21,7 @@ use crate::keyset::{self, fresh};
 use crate::listen::peer;
 use crate::record::{Node, Snapshot, now};
 use crate::release;
+use crate::reports::{self, clean};
 use crate::state::{State, lock, unavailable};
 
 /// A node that says nothing for so long is gone; it pings every second.
@@ -163,6 +164,7 @@ impl Nodes for Desk {
             sent_revision: 0,
             sent_keys: 0,
             progress: Progress::default(),
+            saving: Arc::default(),
         };
         tokio::spawn(session.run(hello, from, ended));
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -239,6 +241,8 @@ struct Run {
     sent_revision: u64,
     sent_keys: u64,
     progress: Progress,
+    /// A report is on its way to the disk.
+    saving: Arc<AtomicBool>,
 }
 
 impl Run {
@@ -251,8 +255,9 @@ impl Run {
         let (snid, me) = (self.snid, self.state.me.clone());
         self.state.note(snid, |status| {
             status.attached = me;
-            status.version.clone_from(&hello.version);
+            status.version = clean(&hello.version, PROBLEM);
         });
+        self.doubt(&hello);
         self.note(hello.progress.unwrap_or_default());
         tracing::info!(snid, "node attached");
         let outcome = tokio::select! {
@@ -339,6 +344,22 @@ impl Run {
             Some(node_message::Body::Ping(Ping { number })) => {
                 self.send(server_message::Body::Pong(Pong { number })).await?;
             }
+            Some(node_message::Body::Report(report)) => {
+                // The next one follows the answer to this one: what waits for the disk is bounded.
+                if self.saving.swap(true, Ordering::AcqRel) {
+                    return Err(Refusal::invalid_argument("the node does not wait to be heard"));
+                }
+                let number = reports::take(&self.state, self.snid, &report)?;
+                let (state, to) = (Arc::clone(&self.state), self.to.clone());
+                let saving = Arc::clone(&self.saving);
+                tokio::spawn(async move {
+                    state.save_now().await;
+                    saving.store(false, Ordering::Release);
+                    let body = Some(server_message::Body::Heard(Heard { number }));
+                    // The node may be gone, or stuck: then it reports again.
+                    let _ = timeout(STUCK, to.send(Ok(ServerMessage { body }))).await;
+                });
+            }
             Some(node_message::Body::Hello(_)) | None => {
                 return Err(Refusal::invalid_argument("the node says what was not asked"));
             }
@@ -346,12 +367,34 @@ impl Run {
         Ok(())
     }
 
-    fn note(&mut self, mut progress: Progress) {
-        let mut end = progress.problem.len().min(PROBLEM);
-        while !progress.problem.is_char_boundary(end) {
-            end -= 1;
+    /// What of a node does not fit this server.
+    fn doubt(&self, hello: &Hello) {
+        const OFF: i64 = 5;
+        let (state, snid) = (&self.state, self.snid);
+        let off = hello.time.saturating_sub(now() / 1000);
+        if hello.time != 0 && off.abs() > OFF {
+            state.alarm(snid, "clock-off", format!("the node's clock differs by {off} s"));
         }
-        progress.problem.truncate(end);
+        let ours = env!("CARGO_PKG_VERSION");
+        if hello.version != ours {
+            let theirs = clean(&hello.version, PROBLEM);
+            state.alarm(snid, "version-differs", format!("it runs {theirs}, the server {ours}"));
+        }
+        let snapshot = state.snapshot();
+        let (keys, policies) = (snapshot.keys.value.version, snapshot.policies.value.revision);
+        let progress = hello.progress.clone().unwrap_or_default();
+        if progress.seen_keys > keys || progress.revision > policies {
+            let message = format!(
+                "the node knows keys {} and revision {}, the store only {keys} and {policies}: if it \
+                 was restored from an old copy, stop the server and run `sigil-server recover`",
+                progress.seen_keys, progress.revision
+            );
+            state.alarm(snid, "store-outdated", message);
+        }
+    }
+
+    fn note(&mut self, mut progress: Progress) {
+        progress.problem = clean(&progress.problem, PROBLEM);
         if progress.failed != 0 && progress.failed != self.progress.failed {
             let message =
                 format!("revision {} is not in force: {}", progress.failed, progress.problem);

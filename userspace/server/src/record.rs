@@ -148,8 +148,8 @@ pub(crate) struct Status {
     pub(crate) stamped: u64,
 }
 
-/// `alarm/NUMBER`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One of the alarms in `alarm/NUMBER`, where the number is the first one's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Alarm {
     pub(crate) number: u64,
     pub(crate) time: Millis,
@@ -157,6 +157,37 @@ pub(crate) struct Alarm {
     pub(crate) snid: u32,
     pub(crate) kind: String,
     pub(crate) message: String,
+    /// How many happenings it stands for.
+    pub(crate) count: u64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) hook: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<Party>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) target: Option<Party>,
+    /// Its number in the node's own chain; 0 for the server's alarms.
+    pub(crate) node_number: u64,
+    /// Who acknowledged it; empty until somebody did.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) acknowledged: String,
+}
+
+/// A label, as an alarm names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Party {
+    pub(crate) snid: u32,
+    pub(crate) scid: u32,
+    pub(crate) zone: String,
+}
+
+/// `chain/SNID`: how far a node's alarms were heard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Chain {
+    pub(crate) id: Vec<u8>,
+    pub(crate) number: u64,
+    pub(crate) hash: Vec<u8>,
 }
 
 /// A record and its version in the store; version 0 for one that is not there.

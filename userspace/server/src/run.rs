@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
+use crate::alarms::Journal;
 use crate::ca::private_key;
 use crate::config::{Config, Lifetimes};
 use crate::keyset::{Followers, Schedule, step};
@@ -29,14 +30,18 @@ use crate::{admin, enrolment, listen, nodes, release, web};
 
 /// What those without a certificate may send: a token and a request.
 const MAX_JOIN: usize = 16 << 10;
-/// What a node may send: it sends only how far it is.
-const MAX_NODE: usize = 64 << 10;
+/// What a node may send: how far it is, and its alarms.
+const MAX_NODE: usize = 256 << 10;
 
 pub(crate) async fn run(path: &Path) -> Result<()> {
     let config = Config::read(path)?;
     let vault = Vault::open(&config.store_key)?;
     let state = State::open(config.store()?, vault).await?;
     let lifetimes = config.lifetimes();
+    if let Some(path) = &config.alarms {
+        let journal = Journal::open(path).with_context(|| path.display().to_string())?;
+        state.keep_journal(journal);
+    }
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
@@ -55,7 +60,8 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot serve metrics on {address}"))?;
-        tokio::spawn(web::serve(listener, Arc::clone(&state), Arc::clone(&attached)));
+        let site = web::Site { state: Arc::clone(&state), attached: Arc::clone(&attached) };
+        tokio::spawn(sigil_cluster::web::serve(listener, Arc::new(site)));
     }
 
     let node_desk = nodes::Desk { state: Arc::clone(&state), lifetimes, attached };

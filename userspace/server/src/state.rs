@@ -4,7 +4,7 @@
 //! still the same, so that several servers on one store agree. Whoever serves a node or an
 //! administrator follows the snapshots.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +16,11 @@ use sigil_policy::{Policy, compile};
 use tokio::sync::{Notify, broadcast, watch};
 use tonic::Status as Refusal;
 
+use crate::alarms::{Book, Journal, Totals};
 use crate::ca::{Ca, hash};
-use crate::record::{Alarm, Cluster, Held, Keys, Node, Policies, Snapshot, Status, Token, now};
+use crate::record::{
+    Alarm, Chain, Cluster, Held, Keys, Node, Policies, Snapshot, Status, Token, now,
+};
 use crate::release::plain;
 use crate::store::{Store, Stored, Transaction};
 use crate::vault::{Vault, random};
@@ -28,8 +31,6 @@ const ATTEMPTS: usize = 16;
 const GATHER: Duration = Duration::from_millis(200);
 /// Bytes of a document in one record: etcd takes no request above 1.5 MB.
 const CHUNK: usize = 1 << 20;
-/// Alarms that are kept.
-const ALARMS: usize = 10_000;
 /// Records in one write of what was gathered: etcd takes 128.
 const BATCH: usize = 100;
 
@@ -48,6 +49,10 @@ pub(crate) struct State {
     /// Wakes whoever waits for nodes to follow.
     pub(crate) progress: Notify,
     dirty: Notify,
+    /// One writer at a time: who comes meanwhile finds that it was done.
+    saving: tokio::sync::Mutex<()>,
+    /// Where alarms go as lines of JSON.
+    journal: Mutex<Option<Journal>>,
     documents: Mutex<HashMap<String, Arc<Vec<u8>>>>,
     policies: Mutex<HashMap<String, Arc<Policy>>>,
     pub(crate) alarms: broadcast::Sender<Alarm>,
@@ -57,8 +62,12 @@ pub(crate) struct State {
 #[derive(Default)]
 struct Live {
     statuses: BTreeMap<u32, Status>,
-    unsaved: BTreeMap<String, Vec<u8>>,
-    alarms: VecDeque<Alarm>,
+    /// What is to be written; nothing where a record goes.
+    unsaved: BTreeMap<String, Option<Vec<u8>>>,
+    /// Why that failed the last time.
+    trouble: Option<String>,
+    chains: BTreeMap<u32, Chain>,
+    alarms: Book,
 }
 
 /// Records that a decision changes.
@@ -142,6 +151,8 @@ impl State {
             live: Mutex::default(),
             progress: Notify::new(),
             dirty: Notify::new(),
+            saving: tokio::sync::Mutex::new(()),
+            journal: Mutex::default(),
             documents: Mutex::default(),
             policies: Mutex::default(),
             alarms: broadcast::channel(1024).0,
@@ -162,7 +173,7 @@ impl State {
 
     async fn reload(&self) -> Result<()> {
         let mut snapshot = Snapshot::default();
-        for prefix in ["keys", "policy", "node/", "token/", "status/", "alarm/"] {
+        for prefix in ["keys", "policy", "node/", "token/", "status/", "alarm/", "chain/"] {
             for stored in self.store.scan(prefix).await? {
                 self.take(&mut snapshot, &stored)?;
             }
@@ -207,7 +218,15 @@ impl State {
                 }
             }
             (_, Some(("alarm", _)), Some(value)) => {
-                self.hear(decode(key, value)?);
+                self.hear(key.clone(), decode(key, value)?);
+            }
+            (_, Some(("chain", snid)), Some(value)) => {
+                let (snid, chain): (u32, Chain) = (snid.parse()?, decode(key, value)?);
+                let mut live = lock(&self.live);
+                let mine = live.statuses.get(&snid).is_some_and(|held| held.attached == self.me);
+                if !mine {
+                    live.chains.insert(snid, chain);
+                }
             }
             _ => {}
         }
@@ -281,6 +300,7 @@ impl State {
                         let mut snapshot = (*self.snapshot()).clone();
                         let quiet = stored.key.starts_with("status/")
                             || stored.key.starts_with("alarm/")
+                            || stored.key.starts_with("chain/")
                             || stored.key.starts_with("document/");
                         self.take(&mut snapshot, &stored)?;
                         if !quiet {
@@ -350,41 +370,95 @@ impl State {
         change(status);
         let after = status.clone();
         if (Status { seen: 0, ..before }) != (Status { seen: 0, ..after.clone() }) {
-            live.unsaved.insert(format!("status/{snid}"), encode(&after));
+            live.unsaved.insert(format!("status/{snid}"), Some(encode(&after)));
             drop(live);
             self.dirty.notify_one();
             self.progress.notify_one();
         }
     }
 
-    /// Raises an alarm.
+    /// Raises an alarm of the server's own.
     pub(crate) fn alarm(&self, snid: u32, kind: &str, message: String) {
-        tracing::warn!(snid, kind, "{message}");
-        let last = lock(&self.live).alarms.back().map_or(0, |alarm| alarm.number);
+        let kind = kind.to_owned();
+        self.raise(vec![Alarm { snid, kind, message, count: 1, ..Alarm::default() }]);
+    }
+
+    /// Numbers alarms, notes them, and has them written.
+    pub(crate) fn raise(&self, mut alarms: Vec<Alarm>) {
+        if alarms.is_empty() {
+            return;
+        }
+        let mut live = lock(&self.live);
         let micros = u64::try_from(now()).unwrap_or_default().saturating_mul(1000);
-        let number = micros.max(last + 1);
-        let alarm = Alarm { number, time: now(), snid, kind: kind.to_owned(), message };
-        lock(&self.live).unsaved.insert(format!("alarm/{number:020}"), encode(&alarm));
-        self.hear(alarm);
+        let first = micros.max(live.alarms.last() + 1);
+        let key = format!("alarm/{first:020}");
+        for (alarm, number) in alarms.iter_mut().zip(first..) {
+            (alarm.number, alarm.time) = (number, now());
+            let Alarm { snid, kind, message, count, .. } = &*alarm;
+            tracing::warn!(snid, kind, count, "{message}");
+        }
+        live.unsaved.insert(key.clone(), Some(encode(&alarms)));
+        drop(live);
+        if let Some(journal) = &mut *lock(&self.journal)
+            && let Err(error) = journal.write(&alarms)
+        {
+            tracing::error!("alarms are not in the journal: {error}");
+        }
+        self.hear(key, alarms);
         self.dirty.notify_one();
     }
 
-    fn hear(&self, alarm: Alarm) {
+    fn hear(&self, key: String, alarms: Vec<Alarm>) {
         let mut live = lock(&self.live);
-        if live.alarms.iter().rev().any(|held| held.number == alarm.number) {
-            return;
+        let Some(gone) = live.alarms.add(key, alarms.clone()) else { return };
+        live.unsaved.extend(gone.into_iter().map(|key| (key, None)));
+        for alarm in alarms {
+            // Nobody may be listening.
+            let _ = self.alarms.send(alarm);
         }
-        live.alarms.push_back(alarm.clone());
-        if live.alarms.len() > ALARMS {
-            live.alarms.pop_front();
-        }
-        // Nobody may be listening.
-        let _ = self.alarms.send(alarm);
+    }
+
+    /// Has alarms written as lines of JSON as well, from now on.
+    pub(crate) fn keep_journal(&self, journal: Journal) {
+        *lock(&self.journal) = Some(journal);
     }
 
     /// The alarms that are kept, the oldest first.
     pub(crate) fn alarms(&self) -> Vec<Alarm> {
-        lock(&self.live).alarms.iter().cloned().collect()
+        lock(&self.live).alarms.list()
+    }
+
+    /// Marks alarms; says how many of them are there.
+    pub(crate) fn acknowledge(&self, numbers: &[u64], by: &str) -> u64 {
+        let mut live = lock(&self.live);
+        let (count, changed) = live.alarms.acknowledge(numbers, by);
+        let changed = changed.into_iter().map(|(key, alarms)| (key, Some(encode(&alarms))));
+        live.unsaved.extend(changed.collect::<Vec<_>>());
+        drop(live);
+        self.dirty.notify_one();
+        count
+    }
+
+    /// What was counted since the start, see [`Book::totals`].
+    pub(crate) fn totals(&self) -> Totals {
+        lock(&self.live).alarms.totals()
+    }
+
+    /// How far a node's alarms were heard.
+    pub(crate) fn chain(&self, snid: u32) -> Chain {
+        lock(&self.live).chains.get(&snid).cloned().unwrap_or_default()
+    }
+
+    /// Notes how far they are heard now.
+    pub(crate) fn heard(&self, snid: u32, chain: Chain) {
+        let mut live = lock(&self.live);
+        live.unsaved.insert(format!("chain/{snid}"), Some(encode(&chain)));
+        live.chains.insert(snid, chain);
+    }
+
+    /// Why what was gathered cannot be written, if so.
+    pub(crate) fn unsaved(&self) -> Option<String> {
+        lock(&self.live).trouble.clone()
     }
 
     /// Writes statuses and alarms, for as long as the server lives.
@@ -398,26 +472,18 @@ impl State {
 
     /// Writes what was gathered; what cannot be written is tried again.
     pub(crate) async fn save_now(&self) {
+        let _alone = self.saving.lock().await;
         loop {
             let batch: Vec<_> = {
                 let live = lock(&self.live);
                 live.unsaved.iter().take(BATCH).map(|(k, v)| (k.clone(), v.clone())).collect()
             };
             if batch.is_empty() {
+                lock(&self.live).trouble = None;
                 return;
             }
-            let sealed: Result<Vec<_>> = batch
-                .iter()
-                .map(|(key, value)| Ok((key.clone(), self.vault.seal(key, value)?)))
-                .collect();
-            let written = async {
-                let put = sealed?;
-                let keys: Vec<_> = put.iter().map(|(key, _)| key.clone()).collect();
-                self.store.commit(Transaction { put, ..Transaction::default() }).await?;
-                anyhow::Ok(keys)
-            };
-            match written.await {
-                Ok(_) => {
+            match self.write(&batch).await {
+                Ok(()) => {
                     let mut live = lock(&self.live);
                     for (key, value) in &batch {
                         if live.unsaved.get(key) == Some(value) {
@@ -426,11 +492,27 @@ impl State {
                     }
                 }
                 Err(error) => {
-                    tracing::error!("cannot be saved yet: {error:#}");
+                    let why = format!("the store takes nothing: {error:#}");
+                    let known = lock(&self.live).trouble.replace(why.clone());
+                    if known.as_ref() != Some(&why) {
+                        tracing::error!("{why}");
+                    }
                     tokio::time::sleep(GATHER).await;
                 }
             }
         }
+    }
+
+    async fn write(&self, batch: &[(String, Option<Vec<u8>>)]) -> Result<()> {
+        let mut transaction = Transaction::default();
+        for (key, value) in batch {
+            match value {
+                Some(value) => transaction.put.push((key.clone(), self.vault.seal(key, value)?)),
+                None => transaction.delete.push(key.clone()),
+            }
+        }
+        self.store.commit(transaction).await?;
+        Ok(())
     }
 }
 

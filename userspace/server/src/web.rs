@@ -1,70 +1,47 @@
-//! Metrics and health over plain HTTP, for a monitor on the same host or network. Nothing here is
-//! secret.
+//! The server's metrics and health.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use sigil_cluster::web::Health;
 
 use crate::nodes::Attached;
 use crate::state::State;
 
-/// Monitors at once.
-const SEATS: usize = 32;
-const PATIENCE: Duration = Duration::from_secs(5);
+/// What they are read from.
+pub(crate) struct Site {
+    pub(crate) state: Arc<State>,
+    pub(crate) attached: Arc<Attached>,
+}
 
-/// Serves `/metrics`, `/healthz` (the process lives) and `/readyz` (it can decide).
-pub(crate) async fn serve(listener: TcpListener, state: Arc<State>, attached: Arc<Attached>) {
-    let seats = Arc::new(Semaphore::new(SEATS));
-    loop {
-        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let (state, attached) = (Arc::clone(&state), Arc::clone(&attached));
-        tokio::spawn(async move {
-            let _seat = seat;
-            let service = service_fn(|request: Request<Incoming>| {
-                let response = answer(request.uri().path(), &state, &attached);
-                async { Ok::<_, Infallible>(response) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            // Whoever hung up needs no answer.
-            let _ = timeout(PATIENCE, connection).await;
-        });
+impl Health for Site {
+    async fn metrics(&self) -> String {
+        metrics(&self.state, &self.attached)
+    }
+
+    async fn trouble(&self) -> Option<String> {
+        if self.state.snapshot().keys.value.epochs.is_empty() {
+            return Some("no keys yet".to_owned());
+        }
+        self.state.unsaved()
     }
 }
 
-fn answer(path: &str, state: &State, attached: &Attached) -> Response<Full<Bytes>> {
-    let (status, text) = match path {
-        "/metrics" => (StatusCode::OK, metrics(state, attached)),
-        "/healthz" => (StatusCode::OK, "alive\n".to_owned()),
-        "/readyz" if state.snapshot().keys.value.epochs.is_empty() => {
-            (StatusCode::SERVICE_UNAVAILABLE, "no keys yet\n".to_owned())
-        }
-        "/readyz" => (StatusCode::OK, "ready\n".to_owned()),
-        _ => (StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n".to_owned()),
-    };
-    let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = status;
-    response
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Drop {
+    node: u32,
+    hook: String,
+    reason: String,
 }
 
 fn metrics(state: &State, attached: &Attached) -> String {
@@ -107,6 +84,21 @@ fn metrics(state: &State, attached: &Attached) -> String {
         gauge.set(value);
         registry.register(name, help, gauge);
     }
+    let (kinds, drops) = state.totals();
+    let alarms = Family::<Kind, Counter>::default();
+    for (kind, count) in kinds {
+        alarms.get_or_create(&Kind { kind }).inc_by(count);
+    }
+    registry.register("alarms", "Alarms since this server started", alarms);
+    let reported = Family::<Drop, Counter>::default();
+    for ((node, hook, reason), count) in drops {
+        reported.get_or_create(&Drop { node, hook, reason }).inc_by(count);
+    }
+    registry.register(
+        "drops_reported",
+        "Drops that nodes reported since this server started",
+        reported,
+    );
     let mut text = String::new();
     // Writing to a string does not fail.
     let _ = encode(&mut text, &registry);

@@ -32,7 +32,7 @@ pub(crate) struct PushArgs {
     access: Access,
 }
 
-fn time(text: &str) -> Result<u32, String> {
+pub(super) fn time(text: &str) -> Result<u32, String> {
     let (digits, unit) = match text.strip_suffix('m') {
         Some(minutes) => (minutes, 60),
         None => (text.strip_suffix('s').unwrap_or(text), 1),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rcgen::{CertificateParams, KeyPair};
+use sigil_cluster::chain::Head;
 use sigil_cluster::channel::connect;
 use sigil_cluster::credential::pem;
 use sigil_cluster::envelope::{Recipient, open};
@@ -16,8 +17,9 @@ use sigil_cluster::proto::admin_client::AdminClient;
 use sigil_cluster::proto::enrolment_client::EnrolmentClient;
 use sigil_cluster::proto::nodes_client::NodesClient;
 use sigil_cluster::proto::{
-    EnrolRequest, EnrollRequest, Envelope, Hello, Keys, NodeMessage, Ping, Progress, PushReply,
-    PushRequest, ServerMessage, StatusReply, StatusRequest, node_message, server_message,
+    EnrolRequest, EnrollRequest, Envelope, Hello, Keys, NodeAlarm, NodeMessage, Ping, Progress,
+    PushReply, PushRequest, Report, ServerMessage, StatusReply, StatusRequest, node_message,
+    server_message,
 };
 use sigil_cluster::{Credential, Token, tls};
 use tokio::sync::mpsc;
@@ -72,7 +74,11 @@ impl Server {
 
     /// Starts it again.
     pub(crate) fn resume(&mut self) -> Result<()> {
-        self.child = Some(self.command().stderr(Stdio::inherit()).spawn()?);
+        self.spawn(self.command())
+    }
+
+    fn spawn(&mut self, mut command: Command) -> Result<()> {
+        self.child = Some(command.stderr(Stdio::inherit()).spawn()?);
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(self.address).is_err() {
             let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
@@ -82,11 +88,25 @@ impl Server {
         Ok(())
     }
 
+    /// Starts it again; no file of it may grow beyond so many bytes.
+    pub(crate) fn resume_with_file_limit(&mut self, bytes: u64) -> Result<()> {
+        let mut command = Command::new("prlimit");
+        // Writing on is an error then, and no signal.
+        command.arg(format!("--fsize={bytes}:")).args(["env", "--ignore-signal=XFSZ"]);
+        command.arg(env!("CARGO_BIN_EXE_sigil-server")).args(["run", "--config"]);
+        command.arg(self.file("server.toml"));
+        self.spawn(command)
+    }
+
     /// `sigil-server run`, not started.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sigil-server"));
         command.args(["run", "--config"]).arg(self.file("server.toml"));
         command
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// SIGKILL.
@@ -191,10 +211,22 @@ pub(crate) struct Node {
     to: mpsc::Sender<NodeMessage>,
     from: Streaming<ServerMessage>,
     pings: u64,
+    /// The last alarm that the server has on disk.
+    pub(crate) heard: u64,
 }
 
 impl Node {
     pub(crate) async fn attach(credential: &Credential, instance: u8) -> Result<Self> {
+        let hello = Hello {
+            version: env!("CARGO_PKG_VERSION").into(),
+            instance: vec![instance; 16],
+            progress: Some(Progress::default()),
+            time: 0,
+        };
+        Self::attach_with(credential, hello).await
+    }
+
+    pub(crate) async fn attach_with(credential: &Credential, hello: Hello) -> Result<Self> {
         let sigil_cluster::Identity { cluster, role: sigil_cluster::Role::Node(snid) } =
             credential.identity()?
         else {
@@ -203,11 +235,6 @@ impl Node {
         let mut client = NodesClient::new(channel(credential).await?)
             .max_decoding_message_size(sigil_cluster::proto::MAX_MESSAGE);
         let (to, from) = mpsc::channel(64);
-        let hello = Hello {
-            version: "test".into(),
-            instance: vec![instance; 16],
-            progress: Some(Progress::default()),
-        };
         to.send(message(node_message::Body::Hello(hello))).await?;
         let from = client.attach(ReceiverStream::new(from)).await?.into_inner();
         let key = credential.policy_key().context("no key")?;
@@ -219,6 +246,7 @@ impl Node {
             to,
             from,
             pings: 0,
+            heard: 0,
         })
     }
 
@@ -257,9 +285,33 @@ impl Node {
                 self.progress.serial = envelope.serial;
                 self.policy = Some(envelope);
             }
+            server_message::Body::Heard(heard) => {
+                self.heard = heard.number;
+                return Ok(());
+            }
             server_message::Body::Pong(_) => return Ok(()),
         }
         self.say(node_message::Body::Progress(self.progress.clone())).await
+    }
+
+    /// Reports alarms that continue a chain, without waiting to be heard.
+    pub(crate) async fn report(&mut self, chain: &mut Head, counts: &[u64]) -> Result<()> {
+        let mut alarms = Vec::new();
+        for count in counts {
+            let alarm = NodeAlarm {
+                number: chain.number + 1,
+                previous: chain.hash.clone(),
+                kind: "drop".into(),
+                hook: "ingress".into(),
+                reason: "no-rule".into(),
+                count: *count,
+                ..NodeAlarm::default()
+            };
+            chain.advance(&alarm);
+            alarms.push(alarm);
+        }
+        let report = Report { chain: chain.chain.clone(), alarms };
+        self.say(node_message::Body::Report(report)).await
     }
 
     /// How the stream ends.

@@ -1,7 +1,9 @@
 //! The server as a process, over real TLS on loopback: enrolment, distribution, keys, and what an
 //! attacker tries. No privilege is needed.
 
+mod alarms;
 mod bed;
+mod faults;
 
 use std::fs;
 use std::process::Stdio;
@@ -21,7 +23,7 @@ use sigil_cluster::{Credential, Token};
 const QUICK: &str = "[rotation]\noverlap = 1\n";
 
 async fn alarms(server: &Server) -> Result<Vec<String>> {
-    let request = AlarmsRequest { follow: false, after: 0 };
+    let request = AlarmsRequest { follow: false, ..AlarmsRequest::default() };
     let mut stream = server.admin().await?.alarms(request).await?.into_inner();
     let mut alarms = Vec::new();
     while let Some(alarm) = stream.message().await? {

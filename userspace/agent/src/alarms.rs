@@ -1,0 +1,241 @@
+//! What the node tells its server: drops as the kernel counts them, rules with `<alarm>`, and what is
+//! not as it was set up.
+//!
+//! Drops are taken from the counters, never from events, which may be lost: what the server adds up is
+//! what the kernel counted. Each hook and reason is told at once, and then ever more seldom for as long
+//! as it goes on.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use sigil_cluster::proto::{NodeAlarm, Party, Report, Reported};
+use sigil_control::{Endpoint, Event, EventKind};
+use sigil_datapath::Counters;
+
+use crate::spool::Spool;
+
+/// Between two alarms of one hook and reason: at first, and at most.
+const SOON: Duration = Duration::from_secs(1);
+const SELDOM: Duration = Duration::from_mins(1);
+/// Events of rules with `<alarm>` that wait to be told; more are counted.
+const RULES: usize = 64;
+
+/// The newest events, from the thread that reads the kernel's ring.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Samples(Arc<Mutex<Sampled>>);
+
+#[derive(Debug, Default)]
+struct Sampled {
+    /// By hook and reason.
+    drops: BTreeMap<(String, String), Event>,
+    rules: Vec<Event>,
+    more: u64,
+}
+
+impl Samples {
+    /// Takes note of an event.
+    pub(crate) fn note(&self, event: &Event) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match event.kind {
+            EventKind::Drop => {
+                let of = (event.hook.clone(), event.reason.clone());
+                held.drops.insert(of, event.clone());
+            }
+            EventKind::Alarm if held.rules.len() < RULES => held.rules.push(event.clone()),
+            EventKind::Alarm => held.more += 1,
+            EventKind::Observed => {}
+        }
+    }
+
+    fn take(&self) -> Sampled {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// When one hook and reason may be told again.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    next: Instant,
+    wait: Duration,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Alarms {
+    spool: Spool,
+    samples: Samples,
+    drops: BTreeMap<(String, String), Event>,
+    paces: BTreeMap<(String, String), Pace>,
+}
+
+impl Alarms {
+    pub(crate) fn open(state: &Path, fresh: bool) -> Result<Self> {
+        let spool = Spool::open(state, fresh)?;
+        let samples = Samples::default();
+        Ok(Self { spool, samples, drops: BTreeMap::new(), paces: BTreeMap::new() })
+    }
+
+    /// Where events are noted.
+    pub(crate) fn samples(&self) -> Samples {
+        self.samples.clone()
+    }
+
+    /// Raises an alarm.
+    pub(crate) fn raise(&mut self, kind: &str, message: String) {
+        let alarm = NodeAlarm { message, ..blank(kind) };
+        self.spool.push(vec![(alarm, None)]);
+    }
+
+    /// Raises what happened since the last time.
+    pub(crate) fn look(&mut self, counters: &Counters, now: Instant) {
+        let Sampled { mut drops, rules, more } = self.samples.take();
+        self.drops.append(&mut drops);
+        let mut alarms: Vec<_> = rules.iter().map(|event| (of_rule(event), None)).collect();
+        if more > 0 {
+            let message = "further uses of rules with <alarm>".to_owned();
+            alarms.push((NodeAlarm { message, count: more, ..blank("rule") }, None));
+        }
+        for (hook, row) in &counters.rows {
+            for (reason, total) in &row.dropped {
+                let (hook, reason) = (hook.name(), reason.name());
+                let held = self.spool.reported(hook, reason);
+                // Counters that are behind began anew.
+                let count = if *total >= held { *total - held } else { *total };
+                if count == 0 || !self.may(hook, reason, now) {
+                    continue;
+                }
+                let of = (hook.to_owned(), reason.to_owned());
+                let alarm = of_drop(&of, count, self.drops.remove(&of).as_ref());
+                let (hook, reason) = of;
+                alarms.push((alarm, Some(Reported { hook, reason, total: *total })));
+            }
+        }
+        self.spool.push(alarms);
+    }
+
+    fn may(&mut self, hook: &str, reason: &str, now: Instant) -> bool {
+        let of = (hook.to_owned(), reason.to_owned());
+        let pace = self.paces.entry(of).or_insert(Pace { next: now, wait: SOON });
+        if now < pace.next {
+            return false;
+        }
+        // Quiet for so long: it begins anew.
+        let quiet = now.duration_since(pace.next) > pace.wait;
+        pace.wait = if quiet { SOON } else { (pace.wait * 2).min(SELDOM) };
+        pace.next = now + pace.wait;
+        true
+    }
+
+    /// What to report next, if anything waits.
+    pub(crate) fn report(&self) -> Option<Report> {
+        self.spool.report()
+    }
+
+    /// The server has all up to a number.
+    pub(crate) fn heard(&mut self, number: u64) {
+        self.spool.heard(number);
+    }
+
+    /// How many the server has not heard.
+    pub(crate) fn waiting(&self) -> usize {
+        self.spool.waiting()
+    }
+}
+
+fn blank(kind: &str) -> NodeAlarm {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    NodeAlarm { time, kind: kind.to_owned(), count: 1, ..NodeAlarm::default() }
+}
+
+fn party(of: &Endpoint) -> Party {
+    Party { snid: of.snid, scid: of.scid, zone: of.zone.clone().unwrap_or_default() }
+}
+
+/// `web1/web 10.77.0.1:80`
+fn end(of: &Endpoint) -> String {
+    let name = |name: &Option<String>, id: u32| name.clone().unwrap_or_else(|| id.to_string());
+    let address = of.address.map(|address| format!(" {address}")).unwrap_or_default();
+    let port = of.port.map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}/{}{address}{port}", name(&of.node, of.snid), name(&of.zone, of.scid))
+}
+
+fn between(event: &Event) -> String {
+    let process = event.process.as_ref().map(|of| format!(", process {} {}", of.pid, of.comm));
+    let line = event.line.map(|line| format!(", line {line}")).unwrap_or_default();
+    let (source, target) = (end(&event.source), end(&event.target));
+    format!("{source} to {target}{}{line}", process.unwrap_or_default())
+}
+
+fn of_rule(event: &Event) -> NodeAlarm {
+    NodeAlarm {
+        message: between(event),
+        hook: event.hook.clone(),
+        source: Some(party(&event.source)),
+        target: Some(party(&event.target)),
+        count: 1 + u64::from(event.suppressed),
+        ..blank("rule")
+    }
+}
+
+fn of_drop((hook, reason): &(String, String), count: u64, last: Option<&Event>) -> NodeAlarm {
+    let last_one = last.map(|event| format!(", last {}", between(event))).unwrap_or_default();
+    NodeAlarm {
+        message: format!("{reason} at {hook}{last_one}"),
+        hook: hook.clone(),
+        reason: reason.clone(),
+        source: last.map(|event| party(&event.source)),
+        target: last.map(|event| party(&event.target)),
+        count,
+        ..blank("drop")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sigil_common::verdict::{DropReason, Hook};
+    use sigil_datapath::Row;
+
+    fn counters(total: u64) -> Counters {
+        let row = Row { dropped: vec![(DropReason::NoRule, total)], ..Row::default() };
+        Counters { rows: vec![(Hook::Ingress, row)], ..Counters::default() }
+    }
+
+    fn told(alarms: &Alarms) -> Vec<u64> {
+        alarms.report().unwrap_or_default().alarms.iter().map(|alarm| alarm.count).collect()
+    }
+
+    #[test]
+    fn what_is_told_adds_up_to_what_was_counted_however_seldom() {
+        let state = tempfile::tempdir().unwrap();
+        let mut alarms = Alarms::open(state.path(), true).unwrap();
+        let start = Instant::now();
+        for second in 0..300u32 {
+            alarms.look(&counters(10 * u64::from(second + 1)), start + SOON * second);
+        }
+        alarms.look(&counters(3000), start + SOON * 400);
+        let counts = told(&alarms);
+        assert!(counts.len() < 15, "{counts:?}");
+        assert_eq!(counts.iter().sum::<u64>(), 3000);
+    }
+
+    #[test]
+    fn another_agent_tells_nothing_twice_and_counters_that_began_anew_are_told() {
+        let state = tempfile::tempdir().unwrap();
+        let now = Instant::now();
+        let mut alarms = Alarms::open(state.path(), true).unwrap();
+        alarms.look(&counters(7), now);
+        let mut next = Alarms::open(state.path(), false).unwrap();
+        next.look(&counters(7), now);
+        assert_eq!(told(&next), [7]);
+        next.look(&counters(9), now);
+        assert_eq!(told(&next), [7, 2]);
+        let mut rebooted = Alarms::open(state.path(), true).unwrap();
+        rebooted.look(&counters(7), now);
+        assert_eq!(told(&rebooted), [7, 2, 7]);
+    }
+}
