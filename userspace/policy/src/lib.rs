@@ -43,7 +43,7 @@ pub use rules::{
     SocketEntry, TransitionKey, UnsignedEntry, VerdictEntry, VerdictKey, ZoneEntry,
 };
 pub use scan::{MAX_BYTES, MAX_DEPTH};
-pub use slice::slice;
+pub use slice::Slicer;
 
 /// The schema of the document, for editors and `xmllint --schema`.
 pub const XSD: &str = include_str!("../dsp.xsd");

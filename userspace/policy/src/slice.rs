@@ -1,30 +1,55 @@
 //! A node's part of a document: rules that are about other nodes alone are blanked out, line by
 //! line, so that what is left compiles to the same maps for the node, with the same line numbers.
 
+use std::ops::Range;
+
 use roxmltree::{Document, Node};
 
 use crate::model::Policy;
 
-/// The part of `document` that concerns the node, given the policy that it compiled to. A document
-/// that cannot be read comes back whole.
-#[must_use]
-pub fn slice(document: &str, policy: &Policy, snid: u32) -> String {
-    let Ok(parsed) = Document::parse(document) else { return document.to_owned() };
-    let mut part = String::with_capacity(document.len());
-    let mut done = 0;
-    for rule in parsed.root_element().children().filter(|child| is_rule(*child)) {
-        let range = rule.range();
-        if concerns(rule, policy, snid) {
-            continue;
-        }
-        let (before, gone) = (document.get(done..range.start), document.get(range.clone()));
-        let (Some(before), Some(gone)) = (before, gone) else { return document.to_owned() };
-        part.push_str(before);
-        part.extend(gone.chars().filter(|character| *character == '\n'));
-        done = range.end;
+/// A document, and which of its rules are about whom.
+#[derive(Clone, Debug)]
+pub struct Slicer {
+    document: String,
+    /// Rules in the order of the document, and the nodes that they are about; nothing where that may
+    /// be any.
+    rules: Vec<(Range<usize>, Option<[u32; 2]>)>,
+}
+
+impl Slicer {
+    /// Reads a document, given the policy that it compiled to. Of one that cannot be read every part
+    /// is the whole.
+    #[must_use]
+    pub fn new(document: &str, policy: &Policy) -> Self {
+        let rules = Document::parse(document).map_or_else(
+            |_| Vec::new(),
+            |parsed| {
+                let rules = parsed.root_element().children().filter(|child| is_rule(*child));
+                rules.map(|rule| (rule.range(), about(rule, policy))).collect()
+            },
+        );
+        Self { document: document.to_owned(), rules }
     }
-    part.push_str(document.get(done..).unwrap_or_default());
-    part
+
+    /// The part that concerns a node.
+    #[must_use]
+    pub fn part(&self, snid: u32) -> String {
+        let document = &self.document;
+        let mut part = String::with_capacity(document.len() / 4);
+        let mut done = 0;
+        for (range, about) in &self.rules {
+            if about.is_none_or(|nodes| nodes.contains(&snid)) {
+                continue;
+            }
+            let (before, gone) = (document.get(done..range.start), document.get(range.clone()));
+            let (Some(before), Some(gone)) = (before, gone) else { return document.clone() };
+            part.push_str(before);
+            part.extend(gone.chars().filter(|character| *character == '\n'));
+            done = range.end;
+        }
+        part.push_str(document.get(done..).unwrap_or_default());
+        part
+    }
 }
 
 fn is_rule(node: Node<'_, '_>) -> bool {
@@ -33,19 +58,18 @@ fn is_rule(node: Node<'_, '_>) -> bool {
         .any(|name| node.has_tag_name(*name))
 }
 
-/// Whether one side is the node, or may be. What cannot be told is kept.
-fn concerns(rule: Node<'_, '_>, policy: &Policy, snid: u32) -> bool {
-    let sides =
-        rule.children().filter(|child| child.has_tag_name("sSnID") || child.has_tag_name("tSnID"));
-    let mut others = 0;
-    for side in sides {
+/// The nodes on both sides, twice the same where there is one side; nothing where one may be any, or
+/// cannot be told.
+fn about(rule: Node<'_, '_>, policy: &Policy) -> Option<[u32; 2]> {
+    let mut nodes: Option<[u32; 2]> = None;
+    for side in
+        rule.children().filter(|child| child.has_tag_name("sSnID") || child.has_tag_name("tSnID"))
+    {
         let word = side.text().unwrap_or_default().trim();
-        match word.parse().ok().or_else(|| policy.snid(word)) {
-            Some(other) if other != snid => others += 1,
-            _ => return true,
-        }
+        let snid = word.parse().ok().or_else(|| policy.snid(word))?;
+        nodes = Some(nodes.map_or([snid, snid], |[first, _]| [first, snid]));
     }
-    others == 0
+    nodes
 }
 
 #[cfg(test)]
@@ -60,7 +84,7 @@ mod tests {
         {
             let policy = compile("whole", document.as_bytes(), None).unwrap().policy;
             for node in &policy.nodes {
-                let part = slice(document, &policy, node.snid);
+                let part = Slicer::new(document, &policy).part(node.snid);
                 assert_eq!(part.lines().count(), document.lines().count());
                 let again = compile("part", part.as_bytes(), None).unwrap().policy;
                 assert_eq!(again.rules_for(node.snid), policy.rules_for(node.snid));
@@ -80,9 +104,9 @@ mod tests {
 <SOCKET_class_rule><sSnID>a</sSnID><sScID>z</sScID><tSnID>*</tSnID><tScID>z</tScID><allow>RECEIVE</allow></SOCKET_class_rule>
 </DSP>"#;
         let policy = compile("whole", document.as_bytes(), None).unwrap().policy;
-        let part = slice(document, &policy, 3);
+        let part = Slicer::new(document, &policy).part(3);
         assert!(!part.contains("CREATE") && part.contains("RECEIVE"), "{part}");
-        assert!(slice(document, &policy, 1).contains("CREATE"));
-        assert_eq!(slice("<", &policy, 1), "<");
+        assert!(Slicer::new(document, &policy).part(1).contains("CREATE"));
+        assert_eq!(Slicer::new("<", &policy).part(1), "<");
     }
 }

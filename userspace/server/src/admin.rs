@@ -208,7 +208,9 @@ fn lagging(state: &State, version: u64) -> Vec<u32> {
 async fn names(state: &State, snapshot: &Snapshot) -> BTreeMap<u32, String> {
     let Some(release) = &snapshot.policies.value.current else { return BTreeMap::new() };
     match release::parsed(state, release).await {
-        Ok(policy) => policy.nodes.iter().map(|node| (node.snid, node.name.clone())).collect(),
+        Ok(accepted) => {
+            accepted.policy.nodes.iter().map(|node| (node.snid, node.name.clone())).collect()
+        }
         Err(error) => {
             tracing::error!("{error:#}");
             BTreeMap::new()

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use sigil_cluster::envelope;
 use sigil_cluster::proto::{self, Envelope, SignedPolicy};
-use sigil_policy::{Compiled, Policy, Report, compile, difference, slice};
+use sigil_policy::{Compiled, Policy, Report, compile, difference};
 use tonic::Status as Refusal;
 
 use crate::record::{Canary, Policies, Release, now};
-use crate::state::{State, unavailable};
+use crate::state::{Accepted, State, unavailable};
 
 /// Changes that a push lists.
 const LISTED: usize = 1000;
@@ -38,7 +38,7 @@ pub(crate) async fn push(
         Some(release) => Some(parsed(state, release).await.map_err(|e| unavailable(&e))?),
         None => None,
     };
-    let (changes, more) = difference(old.as_deref(), &compiled, LISTED)
+    let (changes, more) = difference(old.as_ref().map(|old| &old.policy), &compiled, LISTED)
         .map_err(|error| Refusal::failed_precondition(error.to_string()))?;
     let mut reply = proto::PushReply {
         accepted: true,
@@ -172,12 +172,10 @@ pub(crate) async fn part(
     release: &Release,
     snid: u32,
 ) -> anyhow::Result<Option<SignedPolicy>> {
-    let document = state.document(&release.document).await?;
-    let policy = parsed(state, release).await?;
-    if policy.node(snid).is_none() {
+    let accepted = parsed(state, release).await?;
+    if accepted.policy.node(snid).is_none() {
         return Ok(None);
     }
-    let text = str::from_utf8(&document)?;
     let canary = &state.snapshot().policies.value.canary;
     let trial = canary.as_ref().filter(|canary| canary.release.revision == release.revision);
     let envelope = Envelope {
@@ -185,7 +183,7 @@ pub(crate) async fn part(
         revision: release.revision,
         serial: release.serial,
         snid,
-        document: slice(text, &policy, snid).into_bytes(),
+        document: accepted.slicer.part(snid).into_bytes(),
         revert: release.revert,
         confirm_seconds: trial.map_or(CONFIRM, |canary| canary.confirm_seconds.min(CONFIRM)),
     };
@@ -193,7 +191,7 @@ pub(crate) async fn part(
 }
 
 /// The policy of a release.
-pub(crate) async fn parsed(state: &State, release: &Release) -> anyhow::Result<Arc<Policy>> {
+pub(crate) async fn parsed(state: &State, release: &Release) -> anyhow::Result<Arc<Accepted>> {
     state.policy(&release.document).await
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use ring::signature::Ed25519KeyPair;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sigil_policy::{Policy, compile};
+use sigil_policy::{Policy, Slicer, compile};
 use tokio::sync::{Notify, broadcast, watch};
 use tonic::Status as Refusal;
 
@@ -54,7 +54,7 @@ pub(crate) struct State {
     /// Where alarms go as lines of JSON.
     journal: Mutex<Option<Journal>>,
     documents: Mutex<HashMap<String, Arc<Vec<u8>>>>,
-    policies: Mutex<HashMap<String, Arc<Policy>>>,
+    policies: Mutex<HashMap<String, Arc<Accepted>>>,
     pub(crate) alarms: broadcast::Sender<Alarm>,
 }
 
@@ -68,6 +68,19 @@ struct Live {
     trouble: Option<String>,
     chains: BTreeMap<u32, Chain>,
     alarms: Book,
+}
+
+/// A document that was accepted: what it compiled to, and its parts.
+pub(crate) struct Accepted {
+    pub(crate) policy: Policy,
+    pub(crate) slicer: Slicer,
+}
+
+impl Accepted {
+    pub(crate) fn new(document: &[u8], policy: Policy) -> Result<Self> {
+        let slicer = Slicer::new(str::from_utf8(document)?, &policy);
+        Ok(Self { policy, slicer })
+    }
 }
 
 /// Records that a decision changes.
@@ -218,7 +231,8 @@ impl State {
                 }
             }
             (_, Some(("alarm", _)), Some(value)) => {
-                self.hear(key.clone(), decode(key, value)?);
+                let alarms: Vec<Alarm> = decode(key, value)?;
+                self.hear(key.clone(), &alarms);
             }
             (_, Some(("chain", snid)), Some(value)) => {
                 let (snid, chain): (u32, Chain) = (snid.parse()?, decode(key, value)?);
@@ -345,14 +359,17 @@ impl State {
     }
 
     /// What a document compiles to, by its hash.
-    pub(crate) async fn policy(&self, name: &str) -> Result<Arc<Policy>> {
+    pub(crate) async fn policy(&self, name: &str) -> Result<Arc<Accepted>> {
         if let Some(held) = lock(&self.policies).get(name) {
             return Ok(Arc::clone(held));
         }
         let document = self.document(name).await?;
-        let compiled = tokio::task::spawn_blocking(move || compile("policy", &document, None));
-        let compiled = compiled.await?.map_err(|report| anyhow!("{}", plain(&report)))?;
-        let policy = Arc::new(compiled.policy);
+        let accepted = tokio::task::spawn_blocking(move || {
+            let compiled = compile("policy", &document, None);
+            let policy = compiled.map_err(|report| anyhow!("{}", plain(&report)))?.policy;
+            Accepted::new(&document, policy)
+        });
+        let policy = Arc::new(accepted.await??);
         lock(&self.policies).insert(name.to_owned(), Arc::clone(&policy));
         Ok(policy)
     }
@@ -398,23 +415,27 @@ impl State {
             tracing::warn!(snid, kind, count, "{message}");
         }
         live.unsaved.insert(key.clone(), Some(encode(&alarms)));
+        // Under the same lock: the next ones are numbered above these.
+        self.add(&mut live, key, &alarms);
         drop(live);
         if let Some(journal) = &mut *lock(&self.journal)
             && let Err(error) = journal.write(&alarms)
         {
             tracing::error!("alarms are not in the journal: {error}");
         }
-        self.hear(key, alarms);
         self.dirty.notify_one();
     }
 
-    fn hear(&self, key: String, alarms: Vec<Alarm>) {
-        let mut live = lock(&self.live);
-        let Some(gone) = live.alarms.add(key, alarms.clone()) else { return };
+    fn hear(&self, key: String, alarms: &[Alarm]) {
+        self.add(&mut lock(&self.live), key, alarms);
+    }
+
+    fn add(&self, live: &mut Live, key: String, alarms: &[Alarm]) {
+        let Some(gone) = live.alarms.add(key, alarms.to_vec()) else { return };
         live.unsaved.extend(gone.into_iter().map(|key| (key, None)));
         for alarm in alarms {
             // Nobody may be listening.
-            let _ = self.alarms.send(alarm);
+            let _ = self.alarms.send(alarm.clone());
         }
     }
 

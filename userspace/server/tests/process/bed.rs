@@ -39,25 +39,55 @@ pub(crate) struct Server {
 }
 
 /// A port that was free a moment ago.
-fn free() -> Result<SocketAddr> {
+pub(crate) fn free() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 impl Server {
     /// Makes a cluster and serves it.
     pub(crate) fn start(cluster: &str, settings: &str) -> Result<Self> {
+        let mut server = Self::make(cluster, &[])?;
+        server.configure(settings)?;
+        server.resume()?;
+        Ok(server)
+    }
+
+    /// Makes a cluster whose records are in etcd, and serves it.
+    pub(crate) fn start_on(cluster: &str, etcd: &[String]) -> Result<Self> {
+        let mut server = Self::make(cluster, etcd)?;
+        server.resume()?;
+        Ok(server)
+    }
+
+    /// Another server of the same cluster.
+    pub(crate) fn beside(&self) -> Result<Self> {
+        let (address, metrics) = (free()?, free()?);
+        let directory = tempfile::tempdir()?;
+        fs::copy(self.file("store.key"), directory.path().join("store.key"))?;
+        fs::copy(self.file("admin.toml"), directory.path().join("admin.toml"))?;
+        let text = fs::read_to_string(self.file("server.toml"))?;
+        let text = text.replace(&self.address.to_string(), &address.to_string());
+        let text = text.replace(&self.metrics.to_string(), &metrics.to_string());
+        fs::write(directory.path().join("server.toml"), text)?;
+        let mut credential = Credential::load(&self.file("admin.toml"))?;
+        credential.servers = vec![address];
+        credential.store(&directory.path().join("admin.toml"))?;
+        let mut server = Self { directory, address, metrics, child: None };
+        server.resume()?;
+        Ok(server)
+    }
+
+    fn make(cluster: &str, etcd: &[String]) -> Result<Self> {
         let (address, metrics) = (free()?, free()?);
         let directory = tempfile::tempdir()?;
         let made = Command::new(env!("CARGO_BIN_EXE_sigil-server"))
             .args(["init", "--cluster", cluster, "--listen", &address.to_string()])
             .args(["--metrics", &metrics.to_string(), "--out"])
             .arg(directory.path())
+            .args(etcd.iter().flat_map(|url| ["--etcd", url]))
             .output()?;
         ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut server = Self { directory, address, metrics, child: None };
-        server.configure(settings)?;
-        server.resume()?;
-        Ok(server)
+        Ok(Self { directory, address, metrics, child: None })
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {

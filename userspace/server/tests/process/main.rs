@@ -3,7 +3,9 @@
 
 mod alarms;
 mod bed;
+mod etcd;
 mod faults;
+mod scale;
 
 use std::fs;
 use std::process::Stdio;
