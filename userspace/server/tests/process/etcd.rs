@@ -38,7 +38,7 @@ impl Etcd {
             Ok((*client, child))
         };
         let members = places.iter().enumerate().map(member).collect::<Result<_>>()?;
-        let this = Self { directory: directory, members };
+        let this = Self { directory, members };
         this.leader()?;
         Ok(this)
     }
