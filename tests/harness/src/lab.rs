@@ -2,6 +2,7 @@
 
 use crate::cgroup::{self, Cgroup};
 use crate::netns::{self, Netns};
+use crate::programs::PROGRAMS;
 use crate::{Output, PATIENCE, Process, binary, until};
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -350,7 +351,9 @@ impl Drop for Directory {
 }
 
 fn remove_directory(path: &Path) -> std::io::Result<()> {
-    let _ = umount2(&path.join("bpf"), MntFlags::MNT_DETACH);
+    for mounted in ["bpf", PROGRAMS] {
+        let _ = umount2(&path.join(mounted), MntFlags::MNT_DETACH);
+    }
     fs::remove_dir_all(path)
 }
 

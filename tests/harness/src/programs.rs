@@ -8,6 +8,9 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// Where it is in a node's directory.
+pub(crate) const PROGRAMS: &str = "programs";
+
 /// A tmpfs in a node's directory, unmounted on drop.
 #[derive(Debug)]
 pub struct Programs {
@@ -21,9 +24,9 @@ impl Programs {
     ///
     /// It cannot be mounted.
     pub fn mount(node: &Node) -> Result<Self> {
-        let path = node.directory().join("programs");
+        let path = node.directory().join(PROGRAMS);
         fs::create_dir_all(&path)?;
-        mount(Some("programs"), &path, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        mount(Some(PROGRAMS), &path, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
             .with_context(|| path.display().to_string())?;
         Ok(Self { path })
     }
