@@ -394,8 +394,9 @@ impl State {
         }
     }
 
-    /// Raises an alarm of the server's own.
+    /// Raises an alarm of the server's own. What nodes report may be a flood, and is in the journal alone.
     pub(crate) fn alarm(&self, snid: u32, kind: &str, message: String) {
+        tracing::warn!(snid, kind, "{message}");
         let kind = kind.to_owned();
         self.raise(vec![Alarm { snid, kind, message, count: 1, ..Alarm::default() }]);
     }
@@ -411,8 +412,6 @@ impl State {
         let key = format!("alarm/{first:020}");
         for (alarm, number) in alarms.iter_mut().zip(first..) {
             (alarm.number, alarm.time) = (number, now());
-            let Alarm { snid, kind, message, count, .. } = &*alarm;
-            tracing::warn!(snid, kind, count, "{message}");
         }
         live.unsaved.insert(key.clone(), Some(encode(&alarms)));
         // Under the same lock: the next ones are numbered above these.

@@ -108,11 +108,17 @@ impl Server {
     }
 
     fn spawn(&mut self, mut command: Command) -> Result<()> {
-        self.child = Some(command.stderr(Stdio::inherit()).spawn()?);
+        // Not the test's own: whoever reads that may be slower than the server may be.
+        let log = fs::File::options().create(true).append(true).open(self.file("log"))?;
+        self.child = Some(command.stderr(log).spawn()?);
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(self.address).is_err() {
             let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
-            ensure!(ended.is_none() && Instant::now() < deadline, "the server does not start");
+            ensure!(
+                ended.is_none() && Instant::now() < deadline,
+                "the server does not start: {}",
+                fs::read_to_string(self.file("log"))?
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
