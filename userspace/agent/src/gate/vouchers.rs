@@ -94,6 +94,9 @@ impl Vouchers {
                 }
             }
         }
+        if idle < 2 {
+            tracing::error!("processes of a revoked signature still come: start the agent again");
+        }
     }
 }
 
