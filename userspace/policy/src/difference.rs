@@ -1,12 +1,12 @@
 //! What one policy allows and another does not: pairs of labels, from the maps that nodes load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sigil_common::abi::policy::{CREATE, RECEIVE};
 use sigil_common::label::Label;
 
-use crate::lower::LowerError;
-use crate::model::Policy;
+use crate::lower::{self, LowerError};
+use crate::model::{ANY, Policy, Rule};
 
 /// A pair of labels that gained or lost something.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,9 +44,10 @@ pub fn difference(
     let mut snids: Vec<u32> = before.iter().chain(&new.nodes).map(|node| node.snid).collect();
     snids.sort_unstable();
     snids.dedup();
+    let (old, new) = (old.map(Rules::new), Rules::new(new));
     for snid in snids {
-        let had = old.map_or_else(|| Ok(Relations::new()), |old| relations(old, snid))?;
-        let has = relations(new, snid)?;
+        let had = old.as_ref().map_or_else(|| Ok(Relations::new()), |old| old.relations(snid))?;
+        let has = new.relations(snid)?;
         let mut pairs: Vec<_> = had.keys().chain(has.keys()).copied().collect();
         pairs.sort_unstable();
         pairs.dedup();
@@ -75,22 +76,42 @@ pub fn difference(
     Ok((changes, more))
 }
 
-fn relations(policy: &Policy, snid: u32) -> Result<Relations, LowerError> {
-    if policy.node(snid).is_none() {
-        return Ok(Relations::new());
+/// A policy's rules by the nodes that they are about.
+struct Rules<'p> {
+    policy: &'p Policy,
+    of_node: HashMap<u32, Vec<&'p Rule>>,
+}
+
+impl<'p> Rules<'p> {
+    fn new(policy: &'p Policy) -> Self {
+        let mut of_node = HashMap::<u32, Vec<&Rule>>::new();
+        for rule in &policy.rules {
+            let (source, target) = (rule.source.snid, rule.target.map(|target| target.snid));
+            of_node.entry(source).or_default().push(rule);
+            if let Some(target) = target.filter(|target| *target != source) {
+                of_node.entry(target).or_default().push(rule);
+            }
+        }
+        Self { policy, of_node }
     }
-    let rules = policy.rules_for(snid)?;
-    let mut of_class = BTreeMap::<u32, Vec<(u32, Relation)>>::new();
-    for (key, verdict) in &rules.verdicts {
-        let row = (key.scid, (verdict.flags, verdict.protection));
-        of_class.entry(key.class).or_default().push(row);
+
+    fn relations(&self, snid: u32) -> Result<Relations, LowerError> {
+        let Some(node) = self.policy.node(snid) else { return Ok(Relations::new()) };
+        let of = |snid| self.of_node.get(&snid).into_iter().flatten().copied();
+        let lower::Relations { peers, verdicts, .. } =
+            lower::Relations::new(self.policy, node, of(ANY).chain(of(snid)))?;
+        let mut of_class = BTreeMap::<u32, Vec<(u32, Relation)>>::new();
+        for (key, verdict) in &verdicts {
+            let row = (key.scid, (verdict.flags, verdict.protection));
+            of_class.entry(key.class).or_default().push(row);
+        }
+        let rows = peers.iter().flat_map(|(label, peer)| {
+            let rows = of_class.get(&peer.class).map(Vec::as_slice).unwrap_or_default();
+            rows.iter().map(|(scid, row)| ((*label, *scid), *row))
+        });
+        // ScID 0 stands for "some zone", and repeats what the zones say.
+        Ok(rows.filter(|((label, _), _)| label.scid != 0).collect())
     }
-    let rows = rules.peers.iter().flat_map(|(label, peer)| {
-        let rows = of_class.get(&peer.class).map(Vec::as_slice).unwrap_or_default();
-        rows.iter().map(|(scid, row)| ((*label, *scid), *row))
-    });
-    // ScID 0 stands for "some zone", and repeats what the zones say.
-    Ok(rows.filter(|((label, _), _)| label.scid != 0).collect())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::rules::{
     TransitionKey, UnsignedEntry, ZoneEntry,
 };
 use cells::LocalCell;
-use relations::Relations;
+pub(crate) use relations::Relations;
 
 /// The most labels that one node's maps hold.
 const MAX_PEERS: usize = 4 << 20;
@@ -57,7 +57,7 @@ impl Policy {
     /// When the policy does not declare the node, or its maps would be too large.
     pub fn rules_for(&self, snid: u32) -> Result<NodeRules, LowerError> {
         let node = self.node(snid).ok_or(LowerError::UnknownNode { snid })?;
-        let relations = Relations::new(self, node)?;
+        let relations = Relations::new(self, node, self.rules.iter())?;
         Ok(NodeRules {
             cluster: self.cluster.clone(),
             serial: self.serial,

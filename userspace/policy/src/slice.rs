@@ -1,7 +1,7 @@
 //! A node's part of a document: rules that are about other nodes alone are blanked out, line by
 //! line, so that what is left compiles to the same maps for the node, with the same line numbers.
 
-use std::ops::Range;
+use std::collections::{BTreeSet, HashMap};
 
 use roxmltree::{Document, Node};
 
@@ -10,10 +10,20 @@ use crate::model::Policy;
 /// A document, and which of its rules are about whom.
 #[derive(Clone, Debug)]
 pub struct Slicer {
-    document: String,
-    /// Rules in the order of the document, and the nodes that they are about; nothing where that may
-    /// be any.
-    rules: Vec<(Range<usize>, Option<[u32; 2]>)>,
+    /// The document with lines left empty where its rules are about some nodes alone.
+    common: String,
+    /// Those rules, in the order of the document.
+    rules: Vec<Rule>,
+    /// Each node's among them, by their places there.
+    of_node: HashMap<u32, Vec<usize>>,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    text: String,
+    /// Where it belongs in what is common, instead of as many ends of lines as it has.
+    at: usize,
+    lines: usize,
 }
 
 impl Slicer {
@@ -21,35 +31,55 @@ impl Slicer {
     /// is the whole.
     #[must_use]
     pub fn new(document: &str, policy: &Policy) -> Self {
-        let rules = Document::parse(document).map_or_else(
-            |_| Vec::new(),
-            |parsed| {
-                let rules = parsed.root_element().children().filter(|child| is_rule(*child));
-                rules.map(|rule| (rule.range(), about(rule, policy))).collect()
-            },
-        );
-        Self { document: document.to_owned(), rules }
+        let mut slicer = Self {
+            common: String::with_capacity(document.len() / 4),
+            rules: Vec::new(),
+            of_node: HashMap::new(),
+        };
+        let mut done = 0;
+        if let Ok(parsed) = Document::parse(document) {
+            let names = names(policy);
+            for rule in parsed.root_element().children().filter(|child| is_rule(*child)) {
+                let Some(nodes) = about(rule, &names) else { continue };
+                let range = rule.range();
+                slicer.common.push_str(document.get(done..range.start).unwrap_or_default());
+                done = range.end;
+                for snid in nodes {
+                    slicer.of_node.entry(snid).or_default().push(slicer.rules.len());
+                }
+                let text = document.get(range).unwrap_or_default().to_owned();
+                let (at, lines) = (slicer.common.len(), text.matches('\n').count());
+                slicer.common.extend(std::iter::repeat_n('\n', lines));
+                slicer.rules.push(Rule { text, at, lines });
+            }
+        }
+        slicer.common.push_str(document.get(done..).unwrap_or_default());
+        slicer
     }
 
     /// The part that concerns a node.
     #[must_use]
     pub fn part(&self, snid: u32) -> String {
-        let document = &self.document;
-        let mut part = String::with_capacity(document.len() / 4);
+        let own = self.of_node.get(&snid).map(Vec::as_slice).unwrap_or_default();
+        let own = || own.iter().filter_map(|at| self.rules.get(*at));
+        let length = self.common.len() + own().map(|rule| rule.text.len()).sum::<usize>();
+        let mut part = String::with_capacity(length);
         let mut done = 0;
-        for (range, about) in &self.rules {
-            if about.is_none_or(|nodes| nodes.contains(&snid)) {
-                continue;
-            }
-            let (before, gone) = (document.get(done..range.start), document.get(range.clone()));
-            let (Some(before), Some(gone)) = (before, gone) else { return document.clone() };
-            part.push_str(before);
-            part.extend(gone.chars().filter(|character| *character == '\n'));
-            done = range.end;
+        for rule in own() {
+            part.push_str(self.common.get(done..rule.at).unwrap_or_default());
+            part.push_str(&rule.text);
+            done = rule.at + rule.lines;
         }
-        part.push_str(document.get(done..).unwrap_or_default());
+        part.push_str(self.common.get(done..).unwrap_or_default());
         part
     }
+}
+
+/// What nodes and hosts of the perimeter are called; a node's name counts first.
+fn names(policy: &Policy) -> HashMap<&str, u32> {
+    let hosts =
+        policy.perimeter.iter().filter_map(|host| Some((host.name.as_deref()?, host.label.snid)));
+    hosts.chain(policy.nodes.iter().map(|node| (node.name.as_str(), node.snid))).collect()
 }
 
 fn is_rule(node: Node<'_, '_>) -> bool {
@@ -58,18 +88,15 @@ fn is_rule(node: Node<'_, '_>) -> bool {
         .any(|name| node.has_tag_name(*name))
 }
 
-/// The nodes on both sides, twice the same where there is one side; nothing where one may be any, or
-/// cannot be told.
-fn about(rule: Node<'_, '_>, policy: &Policy) -> Option<[u32; 2]> {
-    let mut nodes: Option<[u32; 2]> = None;
-    for side in
-        rule.children().filter(|child| child.has_tag_name("sSnID") || child.has_tag_name("tSnID"))
-    {
+/// The nodes on both sides; nothing where one may be any, or cannot be told, or none is named.
+fn about(rule: Node<'_, '_>, names: &HashMap<&str, u32>) -> Option<BTreeSet<u32>> {
+    let is_side = |child: &Node<'_, '_>| child.has_tag_name("sSnID") || child.has_tag_name("tSnID");
+    let snid = |side: Node<'_, '_>| {
         let word = side.text().unwrap_or_default().trim();
-        let snid = word.parse().ok().or_else(|| policy.snid(word))?;
-        nodes = Some(nodes.map_or([snid, snid], |[first, _]| [first, snid]));
-    }
-    nodes
+        word.parse().ok().or_else(|| names.get(word).copied())
+    };
+    let nodes: Option<BTreeSet<u32>> = rule.children().filter(is_side).map(snid).collect();
+    nodes.filter(|nodes| !nodes.is_empty())
 }
 
 #[cfg(test)]

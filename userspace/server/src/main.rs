@@ -8,6 +8,7 @@ mod admin;
 mod alarms;
 mod ca;
 mod config;
+mod documents;
 mod enrolment;
 mod init;
 mod keyset;

@@ -112,6 +112,14 @@ pub(crate) struct Policies {
     pub(crate) canary: Option<Canary>,
 }
 
+impl Policies {
+    /// Whether a document, by its hash, is in force or on trial.
+    pub(crate) fn uses(&self, document: &str) -> bool {
+        let trial = self.canary.as_ref().map(|canary| &canary.release);
+        self.current.iter().chain(trial).any(|release| release.document == document)
+    }
+}
+
 /// A document with a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Release {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use sigil_cluster::envelope;
 use sigil_cluster::proto::{self, Envelope, SignedPolicy};
-use sigil_policy::{Compiled, Policy, Report, compile, difference};
+use sigil_policy::{Policy, Report, difference};
 use tonic::Status as Refusal;
 
+use crate::documents::Accepted;
 use crate::record::{Canary, Policies, Release, now};
-use crate::state::{Accepted, State, unavailable};
+use crate::state::{State, unavailable};
 
 /// Changes that a push lists.
 const LISTED: usize = 1000;
@@ -24,22 +25,16 @@ pub(crate) async fn push(
     request: &proto::PushRequest,
 ) -> Result<proto::PushReply, Refusal> {
     let policies = state.snapshot().policies.value.clone();
-    let floor = policies.any.then_some(policies.serial);
-    let compiled = match compile(&request.name, &request.document, floor) {
-        Ok(Compiled { policy, .. }) => policy,
-        Err(report) => {
-            return Ok(proto::PushReply { report: plain(&report), ..Default::default() });
-        }
-    };
-    if let Some(report) = misfit(state, &compiled, request) {
-        return Ok(proto::PushReply { report, ..Default::default() });
-    }
     let old = match &policies.current {
         Some(release) => Some(parsed(state, release).await.map_err(|e| unavailable(&e))?),
         None => None,
     };
-    let (changes, more) = difference(old.as_ref().map(|old| &old.policy), &compiled, LISTED)
-        .map_err(|error| Refusal::failed_precondition(error.to_string()))?;
+    let floor = policies.any.then_some(policies.serial);
+    let (accepted, changes, more) = match examine(request, floor, old, &state.cluster.name).await? {
+        Ok(examined) => examined,
+        Err(report) => return Ok(proto::PushReply { report, ..Default::default() }),
+    };
+    let compiled = &accepted.policy;
     let mut reply = proto::PushReply {
         accepted: true,
         revision: policies.revision,
@@ -51,7 +46,8 @@ pub(crate) async fn push(
     if request.dry_run {
         return Ok(reply);
     }
-    let document = state.keep(&request.document).await.map_err(|error| unavailable(&error))?;
+    let document =
+        state.keep(&request.document, &accepted).await.map_err(|error| unavailable(&error))?;
     let seconds = request.confirm_seconds.clamp(1, TRIAL_MAX);
     reply.revision = state
         .update(|snapshot, draft| {
@@ -91,16 +87,37 @@ pub(crate) async fn push(
     Ok(reply)
 }
 
+/// A document's policy and how it differs from the old one, or what is wrong with it. Worked out
+/// beside the threads that serve nodes.
+async fn examine(
+    request: &proto::PushRequest,
+    floor: Option<u64>,
+    old: Option<Arc<Accepted>>,
+    cluster: &str,
+) -> Result<Result<(Arc<Accepted>, Vec<sigil_policy::Change>, u64), String>, Refusal> {
+    let (request, cluster) = (request.clone(), cluster.to_owned());
+    let work = tokio::task::spawn_blocking(move || {
+        let accepted = Accepted::compile(&request.name, &request.document, floor)?;
+        if let Some(report) = misfit(&accepted.policy, &cluster, &request.canary) {
+            return Err(report);
+        }
+        let old = old.as_ref().map(|old| &old.policy);
+        let (changes, more) =
+            difference(old, &accepted.policy, LISTED).map_err(|error| error.to_string())?;
+        Ok((Arc::new(accepted), changes, more))
+    });
+    work.await.map_err(|error| Refusal::internal(error.to_string()))
+}
+
 /// Why a good document is not for this cluster.
-fn misfit(state: &State, policy: &Policy, request: &proto::PushRequest) -> Option<String> {
-    let ours = &state.cluster.name;
-    if policy.cluster != *ours {
+fn misfit(policy: &Policy, ours: &str, canary: &[u32]) -> Option<String> {
+    if policy.cluster != ours {
         return Some(format!(
             "the policy is for cluster `{}`, and this is `{ours}`: correct `cluster`",
             policy.cluster
         ));
     }
-    let unknown = request.canary.iter().find(|snid| policy.node(**snid).is_none());
+    let unknown = canary.iter().find(|snid| policy.node(**snid).is_none());
     if let Some(snid) = unknown {
         return Some(format!("--canary names node {snid}, which the policy does not declare"));
     }

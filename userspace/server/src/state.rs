@@ -4,24 +4,23 @@
 //! still the same, so that several servers on one store agree. Whoever serves a node or an
 //! administrator follows the snapshots.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use ring::signature::Ed25519KeyPair;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sigil_policy::{Policy, Slicer, compile};
 use tokio::sync::{Notify, broadcast, watch};
 use tonic::Status as Refusal;
 
 use crate::alarms::{Book, Journal, Totals};
-use crate::ca::{Ca, hash};
+use crate::ca::Ca;
+use crate::documents::InUse;
 use crate::record::{
     Alarm, Chain, Cluster, Held, Keys, Node, Policies, Snapshot, Status, Token, now,
 };
-use crate::release::plain;
 use crate::store::{Store, Stored, Transaction};
 use crate::vault::{Vault, random};
 
@@ -29,15 +28,13 @@ use crate::vault::{Vault, random};
 const ATTEMPTS: usize = 16;
 /// How long changes of nodes' statuses are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(200);
-/// Bytes of a document in one record: etcd takes no request above 1.5 MB.
-const CHUNK: usize = 1 << 20;
 /// Records in one write of what was gathered: etcd takes 128.
 const BATCH: usize = 100;
 
 /// The server's state.
 pub(crate) struct State {
-    store: Box<dyn Store>,
-    vault: Vault,
+    pub(crate) store: Box<dyn Store>,
+    pub(crate) vault: Vault,
     pub(crate) cluster: Cluster,
     pub(crate) ca: Ca,
     pub(crate) policy_key: Ed25519KeyPair,
@@ -53,8 +50,7 @@ pub(crate) struct State {
     saving: tokio::sync::Mutex<()>,
     /// Where alarms go as lines of JSON.
     journal: Mutex<Option<Journal>>,
-    documents: Mutex<HashMap<String, Arc<Vec<u8>>>>,
-    policies: Mutex<HashMap<String, Arc<Accepted>>>,
+    pub(crate) in_use: tokio::sync::Mutex<InUse>,
     pub(crate) alarms: broadcast::Sender<Alarm>,
 }
 
@@ -68,19 +64,6 @@ struct Live {
     trouble: Option<String>,
     chains: BTreeMap<u32, Chain>,
     alarms: Book,
-}
-
-/// A document that was accepted: what it compiled to, and its parts.
-pub(crate) struct Accepted {
-    pub(crate) policy: Policy,
-    pub(crate) slicer: Slicer,
-}
-
-impl Accepted {
-    pub(crate) fn new(document: &[u8], policy: Policy) -> Result<Self> {
-        let slicer = Slicer::new(str::from_utf8(document)?, &policy);
-        Ok(Self { policy, slicer })
-    }
 }
 
 /// Records that a decision changes.
@@ -166,8 +149,7 @@ impl State {
             dirty: Notify::new(),
             saving: tokio::sync::Mutex::new(()),
             journal: Mutex::default(),
-            documents: Mutex::default(),
-            policies: Mutex::default(),
+            in_use: tokio::sync::Mutex::default(),
             alarms: broadcast::channel(1024).0,
         });
         state.reload().await?;
@@ -326,52 +308,6 @@ impl State {
             }
             tokio::time::sleep(BREATHER).await;
         }
-    }
-
-    /// Keeps a document, by its hash.
-    pub(crate) async fn keep(&self, document: &[u8]) -> Result<String> {
-        let name = hash(document);
-        for (at, chunk) in document.chunks(CHUNK).enumerate() {
-            let key = format!("document/{name}/{at:04}");
-            let put = vec![(key.clone(), self.vault.seal(&key, chunk)?)];
-            self.store.commit(Transaction { put, ..Transaction::default() }).await?;
-        }
-        lock(&self.documents).insert(name.clone(), Arc::new(document.to_owned()));
-        Ok(name)
-    }
-
-    /// A document by its hash.
-    pub(crate) async fn document(&self, name: &str) -> Result<Arc<Vec<u8>>> {
-        if let Some(held) = lock(&self.documents).get(name) {
-            return Ok(Arc::clone(held));
-        }
-        let mut document = Vec::new();
-        for stored in self.store.scan(&format!("document/{name}/")).await? {
-            let sealed = stored.value.unwrap_or_default();
-            document.extend_from_slice(&self.vault.open_value(&stored.key, &sealed)?);
-        }
-        if hash(&document) != name {
-            bail!("the document {name} is not whole in the store: push the policy again");
-        }
-        let document = Arc::new(document);
-        lock(&self.documents).insert(name.to_owned(), Arc::clone(&document));
-        Ok(document)
-    }
-
-    /// What a document compiles to, by its hash.
-    pub(crate) async fn policy(&self, name: &str) -> Result<Arc<Accepted>> {
-        if let Some(held) = lock(&self.policies).get(name) {
-            return Ok(Arc::clone(held));
-        }
-        let document = self.document(name).await?;
-        let accepted = tokio::task::spawn_blocking(move || {
-            let compiled = compile("policy", &document, None);
-            let policy = compiled.map_err(|report| anyhow!("{}", plain(&report)))?.policy;
-            Accepted::new(&document, policy)
-        });
-        let policy = Arc::new(accepted.await??);
-        lock(&self.policies).insert(name.to_owned(), Arc::clone(&policy));
-        Ok(policy)
     }
 
     /// What nodes last said.

@@ -22,15 +22,20 @@ type Row = Rc<[(u32, VerdictEntry)]>;
 type Signature = ([Option<usize>; 4], u64);
 
 /// The node's part of the rules with targets.
-pub(super) struct Relations {
-    pub(super) peers: Vec<(Label, PeerEntry)>,
-    pub(super) verdicts: Vec<(VerdictKey, VerdictEntry)>,
+pub(crate) struct Relations {
+    pub(crate) peers: Vec<(Label, PeerEntry)>,
+    pub(crate) verdicts: Vec<(VerdictKey, VerdictEntry)>,
     pub(super) integrity: bool,
 }
 
 impl Relations {
-    pub(super) fn new(policy: &Policy, node: &Node) -> Result<Self, LowerError> {
-        let table = Table::new(policy, node);
+    /// `rules`: at least those that may be about the node.
+    pub(crate) fn new<'r>(
+        policy: &Policy,
+        node: &Node,
+        rules: impl Iterator<Item = &'r Rule>,
+    ) -> Result<Self, LowerError> {
+        let table = Table::new(policy, node, rules);
         let mut classes = Classes::new(node.snid);
         let mut memo: HashMap<Signature, u32> = HashMap::new();
         let mut peers = Vec::new();
@@ -154,7 +159,7 @@ struct Table<'p> {
 }
 
 impl<'p> Table<'p> {
-    fn new(policy: &'p Policy, node: &Node) -> Self {
+    fn new<'r>(policy: &'p Policy, node: &Node, rules: impl Iterator<Item = &'r Rule>) -> Self {
         let mut cells: Vec<(CellKey, Cell)> = Vec::new();
         let mut add = |rule: &Rule, local: Pattern, peer: Pattern, outward| {
             if is(local.snid, node.snid) {
@@ -165,7 +170,7 @@ impl<'p> Table<'p> {
                 }
             }
         };
-        for rule in &policy.rules {
+        for rule in rules {
             if let Some(target) = rule.target {
                 add(rule, rule.source, target, true);
                 add(rule, target, rule.source, false);
