@@ -1,6 +1,6 @@
 //! What Sigil costs.
 //!
-//! Modes (no programs, programs that do nothing, Sigil, its peers) stand side by side on veth pairs of
+//! Modes (no programs, programs that do nothing, Sigil, its peers) take turns on veth pairs of
 //! their own and are measured in turn, round after round. All figures end up as [`samples::Sample`]s,
 //! from which [`report`] alone makes tables and plots. Needs root; all traffic stays in namespaces
 //! made for it.

@@ -148,8 +148,8 @@ impl Part {
         let (rounds, milliseconds) = match (self, quick) {
             (Self::Tasks, true) => (6, 40),
             (Self::Tasks, false) => (15, 200),
-            (Self::Latency, true) => (15, 20),
-            (Self::Latency, false) => (31, 40),
+            (Self::Latency, true) => (7, 40),
+            (Self::Latency, false) => (11, 120),
             (Self::Kernel, true) => (15, 0),
             (Self::Kernel, false) => (60, 0),
             (Self::Throughput, true) => (6, 100),

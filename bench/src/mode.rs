@@ -20,6 +20,8 @@ pub enum Kind {
     Empty(Hooks),
     /// Sigil's agent.
     Sigil(Sigil),
+    /// Nothing here, and Sigil's agent on a third node of the machine.
+    Beside(Sigil),
     /// nftables with a set of so many allowed peers, and a drop for all others.
     NftSet(u32),
     /// nftables with so many rules in a row, the last of which matches.
@@ -80,6 +82,13 @@ pub const FLOOR_XDP: Mode = mode("floor-xdp", "empty programs, XDP", Kind::Empty
 /// The default on virtual links.
 pub const SIPHASH_TC: Mode =
     mode("siphash-tc", "SipHash, TC", sigil("tc", SIPHASH, "authenticate"));
+/// What the programs of one agent cost that see the calls of the whole machine. Both nodes' agents are
+/// on one machine here, so that the modes of Sigil bear it twice, as no node of a cluster does.
+pub const BESIDE: Mode = mode(
+    "beside",
+    "no programs, beside one agent",
+    Kind::Beside(Sigil { verify: "tc", suite: SIPHASH, protection: "authenticate", rules: 0 }),
+);
 /// The default on other links.
 pub const SIPHASH_XDP: Mode =
     mode("siphash-xdp", "SipHash, XDP", sigil("xdp", SIPHASH, "authenticate"));
@@ -102,8 +111,9 @@ pub const NFTABLES: Mode = mode("nftables", "nftables, set of 1,000", Kind::NftS
 pub const WIREGUARD: Mode = mode("wireguard", "WireGuard in user space", Kind::WireGuard);
 
 /// All modes of the table.
-pub const ALL: [Mode; 16] = [
+pub const ALL: [Mode; 17] = [
     PLAIN,
+    BESIDE,
     FLOOR_TC,
     LABEL_TC,
     SIPHASH_TC,
@@ -122,9 +132,15 @@ pub const ALL: [Mode; 16] = [
 ];
 
 /// Those of the first table.
-pub const QUICK: [Mode; 6] = [PLAIN, FLOOR_TC, LABEL_TC, SIPHASH_TC, PASS_XDP, SIPHASH_XDP];
+pub const QUICK: [Mode; 7] = [PLAIN, BESIDE, FLOOR_TC, LABEL_TC, SIPHASH_TC, PASS_XDP, SIPHASH_XDP];
 
 impl Mode {
+    /// Whether an agent runs somewhere.
+    #[must_use]
+    pub fn has_agents(&self) -> bool {
+        matches!(self.kind, Kind::Sigil(_) | Kind::Beside(_))
+    }
+
     /// The mode that a mode is held against beside [`PLAIN`]: native XDP costs on veth what is no
     /// concern of Sigil's.
     #[must_use]

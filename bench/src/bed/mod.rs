@@ -7,10 +7,10 @@ pub mod tunnel;
 
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::ScopedJoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use sigil_harness::cluster::{generate_keys, key_file};
@@ -54,6 +54,7 @@ pub struct Bed {
     pub one: Node,
     /// The server's node.
     pub two: Node,
+    _bystander: Option<Node>,
     _lab: Lab,
 }
 
@@ -76,7 +77,7 @@ impl Bed {
             node.netns().sysctl("ipv4/ip_local_port_range", "10000 65535")?;
         }
         let (mut links, mut agents, mut processes) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut server, mut zone) = (two.address(), None);
+        let (mut server, mut zone, mut bystander) = (two.address(), None, None);
         match mode.kind {
             Kind::Plain => {}
             Kind::Empty(hooks) => {
@@ -87,6 +88,11 @@ impl Bed {
             Kind::Sigil(sigil) => {
                 zone = Some(ZONE);
                 agents = start_agents(nodes, &sigil)?;
+            }
+            Kind::Beside(sigil) => {
+                let third = lab.node("three", 3)?;
+                agents = start_agents([&third], &sigil)?;
+                bystander = Some(third);
             }
             Kind::NftSet(count) => filter(nodes, &nft_set(count))?,
             Kind::NftChain(count) => filter(nodes, &nft_chain(count))?,
@@ -107,47 +113,101 @@ impl Bed {
         let ends = serve(&two, zone, arguments)?;
         processes.insert(0, ends);
         let driver = Driver::start(&one, zone, server)?;
-        Ok(Self { driver, _processes: processes, agents, _links: links, one, two, _lab: lab })
+        Ok(Self {
+            driver,
+            _processes: processes,
+            agents,
+            _links: links,
+            one,
+            two,
+            _bystander: bystander,
+            _lab: lab,
+        })
     }
+}
 
-    /// One bed for each mode, made two at a time.
+/// A bed for each of some modes. Programs of an agent see the system calls of the whole machine, so a
+/// mode with agents stands for its own turn alone; all others stand all the time.
+#[derive(Debug)]
+pub struct Beds<'m> {
+    modes: &'m [Mode],
+    options: Options,
+    standing: Vec<Option<Bed>>,
+}
+
+impl<'m> Beds<'m> {
+    /// Makes those that stand all the time, two at once.
     ///
     /// # Errors
     /// See [`Bed::new`].
-    pub fn each(modes: &[Mode], options: Options) -> Result<Vec<Self>> {
-        let start = Instant::now();
-        let mut beds = Vec::new();
+    pub fn new(modes: &'m [Mode], options: Options) -> Result<Self> {
+        let mut standing = Vec::new();
         for pair in modes.chunks(2) {
             let made = std::thread::scope(|scope| {
-                let make = |mode| scope.spawn(move || Self::new(mode, options));
+                let make = |mode: &'m Mode| {
+                    scope.spawn(move || {
+                        (!mode.has_agents()).then(|| Bed::new(mode, options)).transpose()
+                    })
+                };
                 let threads: Vec<_> = pair.iter().map(make).collect();
                 threads.into_iter().map(ScopedJoinHandle::join).collect::<Vec<_>>()
             });
             for bed in made {
-                beds.push(bed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+                standing.push(bed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
             }
         }
-        eprintln!("{} pairs of nodes in {:.1} s", beds.len(), start.elapsed().as_secs_f64());
-        Ok(beds)
+        Ok(Self { modes, options, standing })
+    }
+
+    /// Gives each mode its turn, beginning with another one in each round.
+    ///
+    /// # Errors
+    /// A mode cannot be set up, or what `measure` says.
+    pub fn round(
+        &mut self,
+        round: usize,
+        mut measure: impl FnMut(&Mode, &mut Bed) -> Result<()>,
+    ) -> Result<()> {
+        let count = self.modes.len();
+        for at in (0..count).map(|turn| (turn + round) % count) {
+            let (Some(mode), Some(standing)) = (self.modes.get(at), self.standing.get_mut(at))
+            else {
+                continue;
+            };
+            match standing {
+                Some(bed) => measure(mode, bed)?,
+                None => measure(mode, &mut Bed::new(mode, self.options)?)?,
+            }
+        }
+        Ok(())
     }
 }
 
-/// Starts an agent on each node, with keys for both.
-fn start_agents(nodes: [&Node; 2], sigil: &Sigil) -> Result<Vec<Agent>> {
-    let [first, _] = nodes;
+/// Starts an agent on each node, with keys for all.
+fn start_agents<const N: usize>(nodes: [&Node; N], sigil: &Sigil) -> Result<Vec<Agent>> {
+    let Some(first) = nodes.first() else { return Ok(Vec::new()) };
     let keys = first.directory().join("keys");
-    let mut agents = Vec::new();
-    for (node, snid) in nodes.into_iter().zip(1..) {
-        let policy = node.directory().join("policy.xml");
-        std::fs::write(&policy, document(1, sigil.protection, sigil.rules, true))?;
-        if snid == 1
-            && let Some(suite) = sigil.suite
-        {
-            generate_keys(&policy, suite, 1, &keys)?;
-        }
-        agents.push(start_agent(node, snid, sigil, &policy, &keys)?);
+    for node in nodes {
+        std::fs::write(policy_of(node), document(1, sigil.protection, sigil.rules, true))?;
     }
-    Ok(agents)
+    if let Some(suite) = sigil.suite {
+        generate_keys(&policy_of(first), suite, 1, &keys)?;
+    }
+    std::thread::scope(|scope| {
+        let start = |(node, snid)| {
+            let keys = &keys;
+            scope.spawn(move || start_agent(node, snid, sigil, &policy_of(node), keys))
+        };
+        let threads: Vec<_> = nodes.into_iter().zip(1..).map(start).collect();
+        let join = |thread: ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
+    })
+}
+
+fn policy_of(node: &Node) -> PathBuf {
+    node.directory().join("policy.xml")
 }
 
 /// Starts a node's agent.

@@ -1,11 +1,9 @@
 //! `LMBench`'s network loops in every mode.
 
-use std::time::Duration;
-
 use anyhow::Result;
 
 use super::{Distributions, Pace, run};
-use crate::bed::{Bed, Options};
+use crate::bed::{Beds, Options};
 use crate::end::{Placement, Row, Work};
 use crate::mode::Mode;
 use crate::samples::{Samples, float};
@@ -14,41 +12,39 @@ const ROWS: [Row; 5] = [Row::Udp, Row::RpcUdp, Row::Tcp, Row::RpcTcp, Row::Conne
 /// The loops run with both ends unpinned in one of so many rounds.
 const FREE: usize = 3;
 
-/// Measures the loops in these modes. All modes stand side by side, and take turns within a round of a
-/// loop, beginning with another one each time.
+/// Measures the loops in these modes, which take turns within a round.
 ///
 /// # Errors
 /// A mode cannot be set up, or a loop fails.
 pub fn latency(modes: &[Mode], pace: Pace, free: bool) -> Result<(Samples, Distributions)> {
-    let mut beds = Bed::each(modes, Options { rpc: true, ..Options::default() })?;
+    let mut beds = Beds::new(modes, Options { rpc: true, ..Options::default() })?;
     let (mut samples, mut distributions) = (Samples::default(), Distributions::default());
     for round in 0..pace.rounds {
-        for row in ROWS {
-            for turn in 0..modes.len() {
-                let at = (turn + round) % modes.len();
-                let (Some(mode), Some(bed)) = (modes.get(at), beds.get_mut(at)) else { continue };
-                let mut measure = |placement: Placement, time: Duration| {
-                    let answer = run(&mut bed.driver, mode.id, Work::Loop(row, placement), time)?;
-                    let name = row.name();
-                    let mut push = |series: &str, value, unit: &str| {
-                        let key = [series, &name, mode.id, placement.name()];
-                        samples.push(key, round, value, unit);
-                    };
-                    push("latency", answer.value, "ns");
-                    if answer.repeated > 0 {
-                        push("repeated", float(answer.repeated), "");
-                    }
-                    if placement == Placement::Pinned {
-                        distributions.add(row, mode.id, &answer);
-                    }
-                    Ok::<_, anyhow::Error>(())
+        beds.round(round, |mode, bed| {
+            let mut measure = |row: Row, placement: Placement| {
+                let work = Work::Loop(row, placement);
+                let answer = run(&mut bed.driver, mode.id, work, pace.time)?;
+                let name = row.name();
+                let mut push = |series: &str, value, unit: &str| {
+                    samples.push([series, &name, mode.id, placement.name()], round, value, unit);
                 };
-                measure(Placement::Pinned, pace.time)?;
-                if free && round % FREE == 0 {
-                    measure(Placement::Free, pace.time)?;
+                push("latency", answer.value, "ns");
+                if answer.repeated > 0 {
+                    push("repeated", float(answer.repeated), "");
                 }
+                if placement == Placement::Pinned {
+                    distributions.add(row, mode.id, &answer);
+                }
+                Ok::<_, anyhow::Error>(())
+            };
+            for row in ROWS {
+                measure(row, Placement::Pinned)?;
             }
-        }
+            for row in ROWS.into_iter().filter(|_| free && round % FREE == 0) {
+                measure(row, Placement::Free)?;
+            }
+            Ok(())
+        })?;
     }
     Ok((samples, distributions))
 }

@@ -32,10 +32,12 @@ pub fn rules(pace: Pace, quick: bool) -> Result<Samples> {
             add("nft-chain", "nftables, a chain", Kind::NftChain(rules), rules);
         }
     }
-    let mut beds = Bed::each(&modes, Options::default())?;
     let mut samples = Samples::default();
-    for round in 0..pace.rounds {
-        for ((mode, count), bed) in modes.iter().zip(&counts).zip(&mut beds) {
+    // A mode after the other: with a million rules it takes long to stand, and none of them must while
+    // another is measured.
+    for (mode, count) in modes.iter().zip(&counts) {
+        let mut bed = Bed::new(mode, Options::default())?;
+        for round in 0..pace.rounds {
             let work = Work::Loop(Row::Udp, Placement::Pinned);
             let answer = run(&mut bed.driver, mode.id, work, pace.time)?;
             let at = format!("rules={count}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{Pace, run};
-use crate::bed::{Bed, Options};
+use crate::bed::{Beds, Options};
 use crate::end::Work;
 use crate::mode::{
     FLOOR_TC, HMAC_TC, INTEGRITY_TC, LABEL_TC, Mode, NFTABLES, PASS_XDP, PLAIN, SIPHASH_TC,
@@ -60,7 +60,7 @@ fn measure(
     pace: Pace,
     samples: &mut Samples,
 ) -> Result<()> {
-    let mut beds = Bed::each(modes, Options { mtu, ..Options::default() })?;
+    let mut beds = Beds::new(modes, Options { mtu, ..Options::default() })?;
     let streams = flows
         .iter()
         .map(|flows| ("stream", Work::Stream(*flows), format!("flows={flows} mtu={mtu}"), "bit/s"));
@@ -75,18 +75,15 @@ fn measure(
     let connections = connections.into_iter().filter(|_| mtu <= 1500);
     let all: Vec<_> = streams.chain(packets).chain(connections).collect();
     for round in 0..pace.rounds {
-        for (row, work, at, unit) in &all {
-            for turn in 0..modes.len() {
-                let next = (turn + round) % modes.len();
-                let (Some(mode), Some(bed)) = (modes.get(next), beds.get_mut(next)) else {
-                    continue;
-                };
+        beds.round(round, |mode, bed| {
+            for (row, work, at, unit) in &all {
                 let answer = run(&mut bed.driver, mode.id, *work, pace.time)?;
                 samples.push(["throughput", row, mode.id, at], round, answer.value, unit);
-                // What is still in queues is the next mode's no more.
+                // What is still in queues is the next one's no more.
                 std::thread::sleep(Duration::from_millis(2));
             }
-        }
+            Ok(())
+        })?;
     }
     Ok(())
 }

@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 
 use super::cells::{micros, nanos, overhead};
 use super::latency::{PAPER, is_task, key};
-use crate::end::Placement;
+use crate::end::{Placement, Row};
 use crate::environment::Environment;
 use crate::markdown::Table;
 use crate::measure::SIGIL;
-use crate::mode::{LABEL_TC, PASS_XDP, PLAIN, SIPHASH_TC, SIPHASH_XDP};
+use crate::mode::{BESIDE, LABEL_TC, PASS_XDP, PLAIN, SIPHASH_TC, SIPHASH_XDP};
 use crate::samples::Samples;
 
 /// Where the block begins; the folder's path and ` -->` follow.
@@ -101,6 +101,16 @@ pub fn render(folder: &Path, name: &str) -> Result<String> {
         }
     }
     let _ = writeln!(text, "{tasks}\n{network}");
+    let udp = Row::Udp.name();
+    if let Some(ratio) = samples.ratio(key(&udp, BESIDE.id, Placement::Pinned), PLAIN.id) {
+        let _ = writeln!(
+            text,
+            "Here two nodes are on one machine, and the agent of each sees every call that moves data over a socket: \
+             a single agent, as on a node of a cluster, adds {} to a UDP round trip that it has no other part \
+             in, and Sigil's rows hold that twice.\n",
+            overhead(Some(ratio))
+        );
+    }
     text.push_str(&programs(&samples));
     let _ = writeln!(text, "![Overhead beside the paper's]({name}/plots/overhead.svg)");
     Ok(text)
