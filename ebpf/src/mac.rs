@@ -16,7 +16,7 @@ use sigil_common::{
     verdict::DropReason,
 };
 
-use crate::packet::Source;
+use crate::{bound::within_64, packet::Source};
 
 /// XDP and TC run with softirqs off, so on a CPU one message ends before the next begins.
 #[btf_map]
@@ -33,6 +33,7 @@ struct Work {
     /// A [`Suite`].
     suite: u32,
     icv: Icv,
+    walk: Walk,
 }
 
 /// What of a packet the ICV covers besides its header.
@@ -150,7 +151,7 @@ fn of_packet<P: Load>(packet: P) -> u32 {
         return DropReason::TooBig as u32;
     }
     work.scratch.begin(suite, &work.key, &work.header);
-    match cover(packet, suite, work.payload, &mut work.scratch) {
+    match cover(packet, suite, work) {
         Ok(icv) => {
             work.icv = icv;
             DONE
@@ -191,68 +192,75 @@ impl Load for Xdp {
     }
 }
 
-/// A walk over the payload.
+/// How far a walk over the payload is.
 #[repr(C)]
-struct Walk<'a, P> {
-    packet: P,
-    scratch: &'a mut Scratch,
-    suite: Suite,
+struct Walk {
     offset: u32,
     left: u32,
+    /// Bytes of the block that are the packet's.
     len: u32,
 }
 
-#[inline(always)]
-fn cover<P: Load>(
+/// What the walk's steps are given: the helper hands on pointers to the stack only.
+#[repr(C)]
+struct Step<P> {
     packet: P,
+    work: *mut Work,
     suite: Suite,
-    payload: Payload,
-    scratch: &mut Scratch,
-) -> Result<Icv, DropReason> {
-    let Payload { at, len, field } = payload;
-    let mut walk = Walk { packet, scratch, suite, offset: at, left: len, len: 0 };
-    walk.load(HEADER_LEN, FIRST_LEN).ok_or(DropReason::Truncated)?;
-    walk.scratch.clear(field);
+}
 
-    // SAFETY: the callback has the kernel's signature and gets `walk`, which outlives the loop.
+#[inline(always)]
+fn cover<P: Load>(packet: P, suite: Suite, work: &mut Work) -> Result<Icv, DropReason> {
+    let Payload { at, len, field } = work.payload;
+    work.walk = Walk { offset: at, left: len, len: 0 };
+    work.load(packet, HEADER_LEN, FIRST_LEN).ok_or(DropReason::Truncated)?;
+    work.scratch.clear(field);
+
+    let mut context = Step { packet, work, suite };
+    // SAFETY: the callback has the kernel's signature and gets `context`, which outlives the loop.
     let run = unsafe {
-        let context = core::ptr::from_mut(&mut walk).cast();
+        let context = core::ptr::from_mut(&mut context).cast();
         bpf_loop(blocks(len) - 1, step::<P> as *mut c_void, context, 0)
     };
-    if run < 0 || walk.left != 0 {
+    if run < 0 || work.walk.left != 0 {
         return Err(DropReason::Truncated);
     }
-    Ok(walk.scratch.finish(suite, walk.len))
+    Ok(work.scratch.finish(suite, work.walk.len))
 }
 
 /// Takes the block at hand and loads the next one. 1 stops the loop.
 unsafe extern "C" fn step<P: Load>(_index: u64, context: *mut c_void) -> i64 {
     // SAFETY: what `cover` passed.
-    let walk = unsafe { &mut *context.cast::<Walk<'_, P>>() };
-    walk.scratch.absorb(walk.suite);
-    walk.scratch.wipe();
-    i64::from(walk.load(0, BLOCK_LEN).is_none())
+    let (packet, work, suite) = unsafe {
+        let context = &*context.cast::<Step<P>>();
+        (context.packet, &mut *context.work, context.suite)
+    };
+    work.scratch.absorb(suite);
+    work.scratch.wipe();
+    i64::from(work.load(packet, 0, BLOCK_LEN).is_none())
 }
 
-impl<P: Load> Walk<'_, P> {
+impl Work {
     /// Loads what is left, `room` bytes at most, to byte `at` of the block.
     #[inline(always)]
-    fn load(&mut self, at: u32, room: u32) -> Option<()> {
-        let len = self.left.min(room);
-        self.len = at + len;
+    fn load<P: Load>(&mut self, packet: P, at: u32, room: u32) -> Option<()> {
+        let len = self.walk.left.min(room);
+        self.walk.len = at + len;
         if len == 0 {
             return Some(());
         }
+        const { assert!(BLOCK_LEN == 64) };
+        let len = within_64(len);
         // SAFETY: `at + room` is a block.
         let failed = unsafe {
             let to = self.scratch.block.as_mut_ptr().byte_add(at as usize).cast();
-            self.packet.load(self.offset, to, len)
+            packet.load(self.walk.offset, to, len)
         };
         if failed != 0 {
             return None;
         }
-        self.offset += len;
-        self.left -= len;
+        self.walk.offset += len;
+        self.walk.left -= len;
         Some(())
     }
 }

@@ -8,6 +8,7 @@
 #![expect(internal_features, reason = "the BPF target has read-modify-write only as intrinsics")]
 
 mod atomic;
+mod bound;
 mod deliver;
 mod exec;
 mod loopback;

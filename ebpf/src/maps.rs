@@ -1,6 +1,8 @@
 //! Every map of the object, but for the scratch space of `mac`. Sizes are those of a small cluster;
 //! the loader replaces them by the operator's limits.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{
         BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type,
@@ -34,7 +36,17 @@ const GROWS: usize = BPF_F_NO_PREALLOC as usize;
 const MAPPABLE: usize = BPF_F_MMAPABLE as usize;
 
 /// A rule map: one inner hash a bank, made by the loader at the size of the policy.
-type Banked<K, V> = ArrayOfMaps<HashMap<K, V, 1, GROWS>, BANKS>;
+///
+/// The values are unions to the kernel's eyes: Linux 6.1 looks for timers in the struct that a
+/// value is, and then finds maps that have no type information, as the loader's, to be others.
+type Banked<K, V> = ArrayOfMaps<HashMap<K, MaybeUninit<V>, 1, GROWS>, BANKS>;
+
+/// What a rule map holds for a key.
+#[inline(always)]
+pub(crate) fn rule<K, V>(map: &'static Banked<K, V>, bank: u32, key: K) -> Option<&'static V> {
+    // SAFETY: a bank in force is not written to; the loader writes whole values of plain data.
+    unsafe { map.get(bank)?.get(key).map(|value| value.assume_init_ref()) }
+}
 
 #[btf_map]
 pub(crate) static CONFIG: Array<Config, 1> = Array::new();

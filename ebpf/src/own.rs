@@ -13,7 +13,10 @@ use sigil_common::{
     wire::ipv4::{OPTIONS_MAX, Scan, Scanner},
 };
 
-use crate::packet::{ETH_LEN, IP_LEN};
+use crate::{
+    bound::within_64,
+    packet::{ETH_LEN, IP_LEN},
+};
 
 /// A walk over the options. In a map, where the verifier need not follow its values.
 #[repr(C)]
@@ -37,7 +40,8 @@ pub(crate) fn scan(skb: *mut __sk_buff, len: u32) -> Result<(), DropReason> {
     if len == 0 || len > OPTIONS_MAX {
         return Err(DropReason::BadHeader);
     }
-    // SAFETY: this CPU's own element, and there is room for 40 bytes.
+    let len = within_64(len);
+    // SAFETY: this CPU's own element, and there is room for as much.
     let run = unsafe {
         (*walk).scanner = Scanner::new();
         let to = (&raw mut (*walk).options).cast();

@@ -14,7 +14,7 @@ use sigil_common::{
 
 use crate::maps::{
     ADDRESSES, CONFIG, GENERATIONS, HANDLES, PEERS, PERIMETER, PORTS, PROCESS_RULES, SOCKET_RULES,
-    TRANSITIONS, VERDICTS,
+    TRANSITIONS, VERDICTS, rule,
 };
 
 /// The node's settings and the generation of rules in force.
@@ -79,8 +79,7 @@ impl Rules {
 
     #[inline(always)]
     pub(crate) fn peer(&self, label: Label) -> Option<&'static Peer> {
-        // SAFETY: a bank in force is not written to; entries are plain data.
-        unsafe { PEERS.get(self.bank)?.get(label) }
+        rule(&PEERS, self.bank, label)
     }
 
     /// What the rules hold for a peer and a ScID of this node. A copy: the verifier would follow the
@@ -91,21 +90,17 @@ impl Rules {
             return peer.verdict;
         }
         let key = VerdictKey { class: peer.class, scid };
-        // SAFETY: as above.
-        let found = VERDICTS.get(self.bank).and_then(|verdicts| unsafe { verdicts.get(key) });
-        found.copied().unwrap_or(Verdict::NONE)
+        rule(&VERDICTS, self.bank, key).copied().unwrap_or(Verdict::NONE)
     }
 
     #[inline(always)]
     pub(crate) fn port(&self, snid: u32, protocol: u8, port: u16) -> Option<u32> {
-        // SAFETY: as above.
-        unsafe { PORTS.get(self.bank)?.get(PortKey { snid, port, protocol, pad: 0 }).copied() }
+        rule(&PORTS, self.bank, PortKey { snid, port, protocol, pad: 0 }).copied()
     }
 
     #[inline(always)]
     pub(crate) fn node_at(&self, address: u32) -> Option<&'static NodeRef> {
-        // SAFETY: as above.
-        unsafe { ADDRESSES.get(self.bank)?.get(address) }
+        rule(&ADDRESSES, self.bank, address)
     }
 
     /// The static label of an unlabelled host.
@@ -121,22 +116,19 @@ impl Rules {
 
     #[inline(always)]
     pub(crate) fn socket(&self, scid: u32) -> Option<&'static SocketRule> {
-        // SAFETY: as above.
-        unsafe { SOCKET_RULES.get(self.bank)?.get(scid) }
+        rule(&SOCKET_RULES, self.bank, scid)
     }
 
     #[inline(always)]
     pub(crate) fn process(&self, scid: u32) -> Option<&'static ProcessRule> {
-        // SAFETY: as above.
-        unsafe { PROCESS_RULES.get(self.bank)?.get(scid) }
+        rule(&PROCESS_RULES, self.bank, scid)
     }
 
     /// Where an exec leads to: whether the policy says so, and the ScID.
     #[inline(always)]
     pub(crate) fn transition(&self, parent: u32, binary: u32) -> (bool, u32) {
         let key = TransitionKey { parent, binary };
-        // SAFETY: as above.
-        let found = TRANSITIONS.get(self.bank).and_then(|map| unsafe { map.get(key) });
+        let found = rule(&TRANSITIONS, self.bank, key);
         (found.is_some(), found.copied().unwrap_or(0))
     }
 

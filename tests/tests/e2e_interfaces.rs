@@ -67,7 +67,7 @@ fn deleted_and_made_again(mode: &str) -> Result<()> {
     cluster.lab.connect(one)?;
     recovers(one)?;
     let status = one.ctl(&["status"])?.stdout;
-    assert!(status.contains(&format!("eth0 ({mode})")), "{status}");
+    assert!(status.contains(&format!("eth0 ({mode}, ")), "{status}");
     ensure!(talks(&cluster)?, "after");
     shuts_out(one, &stranger)?;
     assert!(one.stats()?.dropped("ingress", "unlabelled") > 0);
@@ -239,7 +239,7 @@ fn a_hook_that_is_taken_at_a_change_of_mode() -> Result<()> {
     cluster.member("one")?.start()?;
     ensure!(talks(&cluster)?, "in XDP");
     let one = cluster.node("one")?;
-    assert!(one.ctl(&["status"])?.stdout.contains("eth0 (xdp)"));
+    assert!(one.ctl(&["status"])?.stdout.contains("eth0 (xdp, "));
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use sigil_common::abi::name::TRACEPOINTS;
 use sigil_tests::kernel::Kernel;
 
 /// Program → instructions that the verifier may walk. To be raised by hand, with a reason; what is
@@ -25,6 +26,8 @@ fn every_program_loads_within_its_budget() -> Result<()> {
             Some(_) => {}
         }
     }
+    // The kernel may do without the tracepoints of some.
+    budgets.retain(|program, _| !TRACEPOINTS.iter().any(|at| at.optional && at.program == program));
     broken.extend(budgets.keys().map(|program| format!("{program} is no program")));
     assert!(broken.is_empty(), "{}", broken.join("\n"));
     Ok(())

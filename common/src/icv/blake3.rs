@@ -122,7 +122,7 @@ fn parent(scratch: &mut Scratch, left: [u64; 4], root: u32) {
 
 /// The stack of subtrees is a binary counter: level n holds a subtree of 2^n chunks if bit n of the
 /// number of whole chunks is set. A new chunk carries as an increment does.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn absorb(scratch: &mut Scratch) {
     if scratch.absorbed % CHUNK_BLOCKS != CHUNK_BLOCKS - 1 {
         return take(scratch, BLOCK_LEN, 0);

@@ -606,7 +606,11 @@ fn held(epochs: &[EpochKeys]) -> Vec<HeldKeys> {
 }
 
 fn attached_message(attached: &sigil_datapath::Attached) -> Attached {
-    Attached { interface: attached.interface.clone(), mode: attached.mode.name().to_owned() }
+    Attached {
+        interface: attached.interface.clone(),
+        mode: attached.mode.name().to_owned(),
+        hook: attached.hook.name().to_owned(),
+    }
 }
 
 const fn origin_name(origin: Found) -> &'static str {

@@ -91,6 +91,9 @@ pub struct Attached {
     pub interface: String,
     /// Where ingress is verified: `xdp` or `tc`.
     pub mode: String,
+    /// How TC programs are attached: `tcx` or `clsact`.
+    #[serde(default)]
+    pub hook: String,
 }
 
 /// One epoch's keys; never the keys themselves.

@@ -13,9 +13,10 @@ use aya::programs::{
 };
 use sigil_common::abi::name::{self, Tracepoint};
 
+use crate::clsact;
 use crate::error::{Error, errno};
 use crate::gro;
-use crate::load::{Datapath, Origin, build, links};
+use crate::load::{Datapath, Origin, build, filters, links};
 use crate::net::{Interface, Netlink};
 use crate::options::{Mode, Options};
 use crate::persist::State;
@@ -28,6 +29,36 @@ pub struct Attached {
     pub interface: String,
     /// [`Mode::Xdp`] or [`Mode::Tc`].
     pub mode: Mode,
+    /// How its TC programs are attached.
+    pub hook: TcHook,
+}
+
+/// How TC programs are attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcHook {
+    /// TCX links (Linux 6.6): cheaper, and ordered among other programs.
+    Tcx,
+    /// Filters of a clsact qdisc.
+    Clsact,
+}
+
+impl TcHook {
+    /// The better one that the running kernel has.
+    pub(crate) fn probe() -> Self {
+        match SchedClassifier::query_tcx(LOOPBACK, TcAttachType::Ingress) {
+            Ok(_) => Self::Tcx,
+            Err(_) => Self::Clsact,
+        }
+    }
+
+    /// Its name in output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
 }
 
 const LOOPBACK: &str = "lo";
@@ -59,6 +90,7 @@ impl Datapath {
     pub fn attach(&mut self) -> Result<Vec<Attached>, Error> {
         let before = self.config()?;
         let pinned = pins(&links(&self.options));
+        let filtered = pins(&filters(&self.options));
         let outcome = self.attach_all();
         if outcome.is_err() {
             if self.origin == Origin::Fresh {
@@ -69,6 +101,10 @@ impl Datapath {
                     let _ = sys::detach_link(pin);
                     let _ = unpin(pin);
                 }
+                for pin in pins(&filters(&self.options)).difference(&filtered) {
+                    let _ =
+                        Netlink::open().and_then(|mut netlink| clsact::remove(&mut netlink, pin));
+                }
                 let _ = self.set_config(before);
             }
         }
@@ -78,6 +114,10 @@ impl Datapath {
     fn attach_all(&mut self) -> Result<Vec<Attached>, Error> {
         let dir = links(&self.options);
         fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+        if self.hook == TcHook::Clsact {
+            let dir = filters(&self.options);
+            fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+        }
         let mut netlink = Netlink::open()?;
         let mut interfaces = Vec::new();
         for name in self.options.interfaces.clone() {
@@ -94,7 +134,7 @@ impl Datapath {
         for (found, interface) in interfaces {
             let mode = self.attach_nic(&interface, &found)?;
             self.reserve(&mut netlink, &interface, &found)?;
-            attached.push(Attached { interface, mode });
+            attached.push(Attached { interface, mode, hook: self.hook });
         }
         let mut config = self.config()?;
         config.build = build();
@@ -114,13 +154,16 @@ impl Datapath {
             // What is already gone with its interface needs no detaching.
             let _ = sys::detach_link(&pin.path());
         }
-        for dir in [links(options), options.pins.join("maps")] {
+        let mut netlink = Netlink::open()?;
+        for pin in pins(&filters(options)) {
+            clsact::remove(&mut netlink, &pin)?;
+        }
+        for dir in [links(options), filters(options), options.pins.join("maps")] {
             if dir.exists() {
                 found = true;
                 fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
             }
         }
-        let mut netlink = Netlink::open()?;
         for name in state.interfaces() {
             let reserved = state.reserved(&name);
             if let Ok(interface) = netlink.interface(&name) {
@@ -133,6 +176,9 @@ impl Datapath {
                         action: format!("turn off GRO of {name}"),
                         source,
                     })?;
+                }
+                if reserved.clsact {
+                    netlink.remove_clsact(interface.index)?;
                 }
             }
             state.set_reserved(&name, None)?;
@@ -173,7 +219,7 @@ impl Datapath {
             self.attach_tc(interface, name::TC_HANDOVER, TcAttachType::Ingress)?;
         }
         self.merge_received(interface)?;
-        unpin(&self.pin_of(name::TC_VERIFY, interface))
+        self.remove_tc(name::TC_VERIFY, interface)
     }
 
     /// Has packets of one flow and label merged between XDP and the stack: virtual links do not by
@@ -196,7 +242,7 @@ impl Datapath {
     fn verify_in_tc(&mut self, interface: &str) -> Result<(), Error> {
         self.attach_tc(interface, name::TC_VERIFY, TcAttachType::Ingress)?;
         unpin(&self.pin_of(name::XDP_VERIFY, interface))?;
-        unpin(&self.pin_of(name::TC_HANDOVER, interface))
+        self.remove_tc(name::TC_HANDOVER, interface)
     }
 
     pub(crate) fn pin_of(&self, program: &str, interface: &str) -> PathBuf {
@@ -221,7 +267,8 @@ impl Datapath {
         let id = program.attach_to_if_index(found.index, XdpMode::Driver).map_err(|error| {
             let name = interface.to_owned();
             if busy(&error) {
-                return Error::HookTaken { name, hook: "XDP" };
+                let remedy = format!("ip link set {name} xdp off; or use mode = \"tc\"");
+                return Error::HookTaken { name, hook: "XDP", remedy };
             }
             Error::NativeXdp { name, source: Box::new(error) }
         })?;
@@ -236,6 +283,9 @@ impl Datapath {
         name: &'static str,
         at: TcAttachType,
     ) -> Result<(), Error> {
+        if self.hook == TcHook::Clsact {
+            return self.attach_filter(interface, name);
+        }
         let pin = self.pin_of(name, interface);
         let held = live(&pin, interface)?;
         if held.is_some() && self.origin == Origin::Adopted {
@@ -253,10 +303,18 @@ impl Datapath {
         let order = if at == TcAttachType::Egress { LinkOrder::last() } else { LinkOrder::first() };
         let id = program
             .attach_with_options(interface, at, TcAttachOptions::TcxOrder(order))
-            .map_err(Error::attaching(name, "TCX links", "boot Linux 6.6 or later"))?;
+            .map_err(Error::program(name))?;
         let link = program.take_link(id).map_err(Error::program(name))?;
         let link = FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))?;
         pin_link(link, &pin)
+    }
+
+    /// Takes a TC program off an interface, if it is there.
+    fn remove_tc(&self, name: &str, interface: &str) -> Result<(), Error> {
+        if self.hook == TcHook::Tcx {
+            return unpin(&self.pin_of(name, interface));
+        }
+        self.remove_filter(name, interface)
     }
 
     fn attach_tasks(&mut self) -> Result<(), Error> {
@@ -396,7 +454,7 @@ pub(crate) fn unpin(pin: &Path) -> Result<(), Error> {
 }
 
 fn cgroup_links(name: &str) -> impl FnOnce(ProgramError) -> Error + '_ {
-    let remedy = "boot Linux 6.6 or later with CONFIG_CGROUP_BPF, as every Debian kernel has it";
+    let remedy = "boot Linux 6.1 or later with CONFIG_CGROUP_BPF, as every Debian kernel has it";
     Error::attaching(name, "links to control groups", remedy)
 }
 

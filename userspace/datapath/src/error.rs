@@ -77,14 +77,14 @@ pub enum Error {
         master: String,
     },
     /// Another program holds the hook.
-    #[error(
-        "{hook} of {name} is taken by another program: detach it (ip link set {name} xdp off), or use mode = \"tc\""
-    )]
+    #[error("{hook} of {name} is taken by another program: detach it ({remedy})")]
     HookTaken {
         /// The interface.
         name: String,
         /// Which hook.
         hook: &'static str,
+        /// How to detach it, or do without.
+        remedy: String,
     },
     /// The interface's driver takes no XDP program.
     #[error("interface {name} takes no program in native XDP: use mode = \"tc\" or \"auto\"")]

@@ -7,6 +7,7 @@
 
 mod attach;
 mod btf;
+mod clsact;
 mod counter;
 mod error;
 mod event;
@@ -24,7 +25,7 @@ pub mod probe;
 mod process;
 mod sys;
 
-pub use attach::Attached;
+pub use attach::{Attached, TcHook};
 pub use counter::{Counters, EventCounters, PairDrop, Row};
 pub use error::Error;
 pub use event::{Events, KernelLog};

@@ -15,6 +15,7 @@ use sigil_common::abi::{
 use sigil_common::label::Label;
 
 use crate::OBJECT;
+use crate::attach::TcHook;
 use crate::btf::Btf;
 use crate::error::Error;
 use crate::net::Netlink;
@@ -33,6 +34,8 @@ pub struct Datapath {
     pub(crate) state: State,
     /// Labels and their handles, as `HANDLES` holds them.
     pub(crate) handles: BTreeMap<Label, u32>,
+    /// How TC programs are attached on this kernel.
+    pub(crate) hook: TcHook,
 }
 
 impl std::fmt::Debug for Datapath {
@@ -147,9 +150,15 @@ impl Datapath {
             Some(config) if config.build == build() => Origin::Adopted,
             Some(_) => Origin::Upgraded,
         };
-        let no_lsm = Some("nothing is attached".to_owned());
-        let handles = BTreeMap::new();
-        let mut this = Self { options: options.clone(), bpf, origin, no_lsm, state, handles };
+        let mut this = Self {
+            options: options.clone(),
+            bpf,
+            origin,
+            no_lsm: Some("nothing is attached".to_owned()),
+            state,
+            handles: BTreeMap::new(),
+            hook: TcHook::probe(),
+        };
         if origin == Origin::Fresh {
             // What enforces already learns the new settings when all else is known to be good.
             this.configure()?;
@@ -311,7 +320,7 @@ fn require_capabilities() -> Result<(), Error> {
 
 const NO_BPF: Error = Error::Feature {
     feature: "BPF",
-    remedy: "boot Linux 6.6 or later with CONFIG_BPF_SYSCALL, as every Debian kernel has it",
+    remedy: "boot Linux 6.1 or later with CONFIG_BPF_SYSCALL, as every Debian kernel has it",
 };
 
 fn unloadable(error: EbpfError) -> Error {
@@ -343,6 +352,11 @@ fn mount(pins: &Path) -> Result<(), Error> {
 /// Process ids that a kernel may ever give out (`PID_MAX_LIMIT` of 64-bit kernels). `pid_max` may be
 /// raised at any time, and a process beyond the table could have no socket: 32 MiB rule that out.
 pub(crate) const PID_MAX_LIMIT: u32 = 1 << 22;
+
+/// Where the programs of clsact filters are pinned.
+pub(crate) fn filters(options: &Options) -> PathBuf {
+    options.pins.join("filters")
+}
 
 /// Where links are pinned.
 pub(crate) fn links(options: &Options) -> PathBuf {

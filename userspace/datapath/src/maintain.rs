@@ -7,7 +7,7 @@ use std::fs;
 
 use sigil_common::abi::{generation_flag, name};
 
-use crate::attach::{Attached, PROCESSES};
+use crate::attach::{Attached, PROCESSES, TcHook};
 use crate::error::Error;
 use crate::load::{Datapath, links};
 use crate::net::{Interface, Netlink, gso_limit};
@@ -40,7 +40,9 @@ impl Datapath {
         }
         for interface in self.options.interfaces.clone() {
             match self.keep(&mut netlink, &interface) {
-                Ok(mode) => upkeep.attached.push(Attached { interface, mode }),
+                Ok(mode) => {
+                    upkeep.attached.push(Attached { interface, mode, hook: self.hook });
+                }
                 // There when the agent started, so it went since.
                 Err(Error::Interface { name }) => upkeep.problems.push(Error::Gone { name }),
                 Err(error) => upkeep.problems.push(error),
@@ -97,13 +99,16 @@ impl Datapath {
         Ok(())
     }
 
-    /// Whether a program is attached to an interface through its pinned link.
+    /// Whether a program is attached to an interface through what is pinned.
     pub(crate) fn in_place(
         &self,
         program: &str,
         name: &str,
         found: &Interface,
     ) -> Result<bool, Error> {
+        if self.hook == TcHook::Clsact && program != name::XDP_VERIFY {
+            return self.filtered(program, name, found.index);
+        }
         let pin = self.pin_of(program, name);
         Ok(pin.exists() && sys::link_interface(&pin).map_err(Error::io(&pin))? == found.index)
     }

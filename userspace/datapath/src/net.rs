@@ -43,6 +43,9 @@ pub(crate) struct Reserved {
     pub(crate) gro: Option<bool>,
     /// Route → its MTU metrics.
     pub(crate) routes: BTreeMap<String, RouteMtu>,
+    /// The agent made the clsact qdisc.
+    #[serde(default)]
+    pub(crate) clsact: bool,
 }
 
 /// MTU metrics of a route (0: none).
@@ -232,7 +235,7 @@ impl Netlink {
     }
 
     /// One request and all its answers.
-    fn ask(
+    pub(crate) fn ask(
         &mut self,
         request: RouteNetlinkMessage,
         flags: u16,
@@ -375,7 +378,7 @@ fn key(route: &RouteMessage) -> String {
     format!("{destination}/{length}{gateway}{priority} table {}", table(route))
 }
 
-fn failed(action: &str, source: io::Error) -> Error {
+pub(crate) fn failed(action: &str, source: io::Error) -> Error {
     Error::Netlink { action: action.to_owned(), source }
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use aya::programs::{CgroupSkb, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{
+    CgroupSkb, ProgramError, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp,
+};
 use sigil_common::abi::name;
 
 use crate::error::Error;
@@ -38,7 +40,7 @@ const ROOM: usize = 1 << 16;
 
 impl Datapath {
     /// Loads every program of the object and tells its size, without attaching any. Those at LSM hooks
-    /// only where [`Backend::Lsm`] is asked for.
+    /// only where [`Backend::Lsm`] is asked for, optional ones only where the kernel has their tracepoint.
     ///
     /// # Errors
     /// [`Error::Program`] with the verifier's log.
@@ -54,7 +56,10 @@ impl Datapath {
             }
             let program =
                 self.bpf.program_mut(&name).ok_or_else(|| Error::Missing(name.clone()))?;
-            let info = load(&name, program, &btf).map_err(Error::program(&name))?;
+            let info = match load(&name, program, &btf) {
+                Err(ProgramError::Btf(_)) if optional(&name) => continue,
+                outcome => outcome.map_err(Error::program(&name))?,
+            };
             let size = Size {
                 verified: info.verified_instruction_count().unwrap_or(0),
                 translated: info.size_translated().unwrap_or(0) / 8,
@@ -103,6 +108,10 @@ impl Datapath {
             duration: result.duration,
         })
     }
+}
+
+fn optional(called: &str) -> bool {
+    name::TRACEPOINTS.iter().any(|at| at.program == called && at.optional)
 }
 
 fn load(

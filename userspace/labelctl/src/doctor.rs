@@ -126,7 +126,6 @@ fn needed_of(root: &Path, known: &BTreeSet<&[u8]>) -> Vec<Finding> {
             read("proc/filesystems").lines().any(|line| line.trim_end().ends_with("\tbpf")),
             "CONFIG_BPF_SYSCALL=y",
         ),
-        needed("TCX links", has("BPF_TCX_INGRESS"), &newer("6.6")),
         needed(
             "programs on tracepoints",
             has("btf_trace_sched_process_exec"),
@@ -166,6 +165,12 @@ fn useful_of(root: &Path, known: &BTreeSet<&[u8]>, lsm: Result<(), String>) -> V
             remedy: lsm.err().unwrap_or_default(),
         },
         useful(
+            "TCX links",
+            has("BPF_TCX_INGRESS"),
+            "TC programs are clsact filters (kernel module sch_ingress), about 0.1 µs slower a packet",
+            &newer("6.6"),
+        ),
+        useful(
             "exec gate (fanotify)",
             root.join("proc/sys/fs/fanotify").exists(),
             "every program counts as unsigned",
@@ -176,6 +181,12 @@ fn useful_of(root: &Path, known: &BTreeSet<&[u8]>, lsm: Result<(), String>) -> V
             has("btf_trace_sock_send_length"),
             "with fanotify, a socket in a stranger's hands is not noticed unless an address is named",
             &newer("6.3"),
+        ),
+        useful(
+            "sendfile and splice that ask as sends do",
+            has("splice_to_socket"),
+            "a stranger's sendfile and splice into a socket are not refused",
+            &newer("6.5"),
         ),
         useful(
             "TCP before it takes data (tcp_sendmsg_locked)",
@@ -236,12 +247,13 @@ impl Types {
 mod tests {
     use super::*;
 
-    const ALL: [&str; 9] = [
+    const ALL: [&str; 10] = [
         "BPF_TCX_INGRESS",
         "btf_trace_sched_process_exec",
         "cgroup_bpf_link_attach",
         "bpf_lsm_task_alloc",
         "btf_trace_sock_send_length",
+        "splice_to_socket",
         "btf_trace_tcp_sendmsg_locked",
         "fsverity_get_digest",
         "a",
@@ -305,9 +317,14 @@ mod tests {
         let old: Vec<_> = ALL.into_iter().filter(|name| !name.contains("TCX")).collect();
         let said = shown(kernel(&old, Some("bpf")).path());
         assert!(
-            said.contains("MISSING  TCX links: sigild does not start; boot Linux 6.6"),
+            said.contains("missing  TCX links: TC programs are clsact filters")
+                && said.contains("boot Linux 6.6"),
             "{said}"
         );
+        assert!(said.ends_with("backend  lsm\n"), "{said}");
+        let old: Vec<_> = ALL.into_iter().filter(|name| !name.contains("exec")).collect();
+        let said = shown(kernel(&old, Some("bpf")).path());
+        assert!(said.contains("MISSING  programs on tracepoints: sigild does not start"), "{said}");
         assert!(said.ends_with("backend  none\n"), "{said}");
     }
 

@@ -46,8 +46,11 @@ fn print(status: &Status) -> io::Result<()> {
         Some(name) => format!("{name} (SnID {})", status.snid),
         None => status.snid.to_string(),
     };
-    let attached: Vec<_> =
-        status.attached.iter().map(|at| format!("{} ({})", at.interface, at.mode)).collect();
+    let attached: Vec<_> = status
+        .attached
+        .iter()
+        .map(|at| format!("{} ({}, {})", at.interface, at.mode, at.hook))
+        .collect();
     let keys: Vec<_> = status
         .keys
         .iter()
