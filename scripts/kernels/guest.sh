@@ -2,9 +2,9 @@
 # shellcheck shell=bash
 
 # Release series and where Debian has it.
-declare -A suites_of=([6.12]=bookworm-backports)
-# What reaches this machine's file system; beside it, what the nodes of tests hang on.
-modules=(virtio_pci 9pnet_virtio 9p veth bridge)
+declare -A suites_of=([6.1]=bookworm [6.12]=bookworm-backports)
+# What reaches this machine's file system; beside it, what the nodes of tests hang on, and filters.
+modules=(virtio_pci 9pnet_virtio 9p veth bridge sch_ingress cls_bpf)
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 store=$target/kernels

@@ -1,6 +1,6 @@
 //! A node's `sigild`.
 
-use crate::{Node, Output, PATIENCE, Process, ServerTable, binary};
+use crate::{Node, Output, PATIENCE, Process, ServerTable, binary, slower};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde::Serialize;
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// How long the agent may take to load its programs: an emulated machine verifies them slowly.
-const STARTUP: Duration = Duration::from_mins(2);
+/// How long the agent may take to load its programs.
+const STARTUP: Duration = Duration::from_mins(1);
 
 /// `sigild`'s configuration file.
 #[derive(Clone, Debug, Serialize)]
@@ -151,7 +151,7 @@ impl Agent {
     }
 
     fn wait_ready(&mut self, socket: &UnixDatagram) -> Result<()> {
-        let deadline = Instant::now() + STARTUP;
+        let deadline = Instant::now() + STARTUP * slower();
         let mut message = [0; 4096];
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         while Instant::now() < deadline {

@@ -38,6 +38,13 @@ use std::time::{Duration, Instant};
 /// How long anything that should happen at once may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How many times slower than a machine's own this CPU is: `SIGIL_SLOWER`, set where it is emulated. What
+/// waits is as many times more patient.
+#[must_use]
+pub fn slower() -> u32 {
+    std::env::var("SIGIL_SLOWER").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// Asks until there is an answer.
 ///
 /// # Errors
@@ -48,7 +55,7 @@ pub fn until<T>(
     timeout: Duration,
     mut probe: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let deadline = Instant::now() + timeout;
+    let deadline = Instant::now() + timeout * slower();
     loop {
         if let Some(answer) = probe()? {
             return Ok(answer);

@@ -1,6 +1,6 @@
 //! Child processes inside a node: bounded waits, captured output, killed on drop.
 
-use crate::until;
+use crate::{slower, until};
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -235,7 +235,7 @@ impl Pipe {
         timeout: Duration,
         fits: impl Fn(&str) -> bool,
     ) -> Option<String> {
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + timeout * slower();
         let mut drained = self.lock();
         loop {
             while let Some(rest) = drained.bytes.get(*seen..)
