@@ -1,5 +1,6 @@
 //! The machine that was measured.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -32,9 +33,24 @@ pub struct Environment {
     pub load_after: String,
     /// Settings of the kernel that matter, by name. `reno` is set in each namespace.
     pub settings: Vec<(String, String)>,
+    /// What of the kernel did the cryptography, by algorithm.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drivers: Vec<(String, String)>,
+    /// What emulated the machine, where something did.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub emulator: String,
+    /// Emulated machines that measured as well, by their circumstances.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub guests: BTreeMap<String, Self>,
 }
 
-const SETTINGS: [&str; 9] = [
+/// Algorithms of the peers.
+const ALGORITHMS: [&str; 3] =
+    ["hmac(sha256)", "authenc(hmac(sha256),ecb(cipher_null))", "rfc4106(gcm(aes))"];
+
+const SETTINGS: [&str; 11] = [
+    "/proc/cmdline",
+    "/sys/kernel/security/lsm",
     "/proc/sys/net/core/bpf_jit_enable",
     "/proc/sys/net/core/bpf_jit_harden",
     "/proc/sys/net/core/default_qdisc",
@@ -68,15 +84,23 @@ impl Environment {
             load_before: load(),
             load_after: String::new(),
             settings: SETTINGS.map(|path| (path.to_owned(), read(path))).into(),
+            drivers: Vec::new(),
+            emulator: String::new(),
+            guests: BTreeMap::new(),
         }
     }
 
-    /// Writes it to a results folder, the run being over.
+    /// Adds what is known only when the run is over.
+    pub fn close(&mut self) {
+        self.load_after = load();
+        self.drivers = drivers(&fs::read_to_string("/proc/crypto").unwrap_or_default());
+    }
+
+    /// Writes it to a results folder.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn write(&mut self, directory: &Path) -> Result<()> {
-        self.load_after = load();
+    pub fn write(&self, directory: &Path) -> Result<()> {
         let mut json = serde_json::to_string_pretty(self)?;
         json.push('\n');
         Ok(fs::write(directory.join(FILE), json)?)
@@ -97,6 +121,23 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().replace('\t', " ")
 }
 
+/// The driver of each algorithm that is in use, of those with one name the one that the kernel prefers.
+fn drivers(crypto: &str) -> Vec<(String, String)> {
+    let mut found: BTreeMap<&str, (u32, &str)> = BTreeMap::new();
+    for entry in crypto.split("\n\n") {
+        let field = |name: &str| {
+            let line = entry.lines().find(|line| line.starts_with(name))?;
+            line.split_once(": ").map(|(_, value)| value)
+        };
+        let Some(name) = field("name").filter(|name| ALGORITHMS.contains(name)) else { continue };
+        let priority = field("priority").and_then(|value| value.parse().ok()).unwrap_or(0);
+        let candidate = (priority, field("driver").unwrap_or_default());
+        found.entry(name).and_modify(|best| *best = candidate.max(*best)).or_insert(candidate);
+    }
+    let named = found.into_iter().map(|(name, (_, driver))| (name.to_owned(), driver.to_owned()));
+    named.collect()
+}
+
 fn load() -> String {
     read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
@@ -112,4 +153,20 @@ pub fn pin(cpu: Option<usize>) -> Result<()> {
         None => (0..CpuSet::count()).try_for_each(|cpu| set.set(cpu))?,
     }
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("CPU {cpu:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preferred_driver_of_a_peers_algorithm_is_named() {
+        let crypto = "name         : hmac(sha256)\ndriver       : hmac(sha256-generic)\npriority     : 100\n\n\
+                      name         : hmac(sha256)\ndriver       : hmac(sha256-avx2)\npriority     : 170\n\n\
+                      name         : hmac(sha256)\ndriver       : hmac(sha256-ssse3)\npriority     : 150\n\n\
+                      name         : lzo\ndriver       : lzo-generic\npriority     : 0\n";
+        let expected = ("hmac(sha256)".to_owned(), "hmac(sha256-avx2)".to_owned());
+        assert_eq!(drivers(crypto), [expected]);
+        assert_eq!(drivers(""), []);
+    }
 }

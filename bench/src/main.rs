@@ -25,6 +25,14 @@ struct Arguments {
 enum Action {
     /// Measure, and write a results folder
     Run(Run),
+    /// Add what emulated machines measured to a results folder, in place of what they measured before
+    Add {
+        /// The results folder
+        folder: PathBuf,
+        /// The folders that those machines wrote
+        #[arg(required = true)]
+        from: Vec<PathBuf>,
+    },
     /// Make the tables and plots of a results folder anew
     Report {
         /// The results folder
@@ -46,7 +54,7 @@ struct Run {
     /// A first table, within a minute
     #[arg(long)]
     quick: bool,
-    /// What to measure; all of it where nothing is named
+    /// What to measure; all but kernel-peers where nothing is named
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// The code's revision, for the record
@@ -68,6 +76,8 @@ enum Part {
     Rules,
     /// Compiling, loading and memory by number of rules
     Scale,
+    /// What a stock kernel has beside Sigil, on an emulated machine whose clock counts instructions
+    KernelPeers,
 }
 
 #[derive(Subcommand)]
@@ -88,6 +98,7 @@ enum End {
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Action::Run(arguments) => run(&arguments),
+        Action::Add { folder, from } => add(&folder, &from),
         Action::Report { folder, readme } => {
             report::write(&folder)?;
             if let Some(readme) = readme {
@@ -102,25 +113,24 @@ fn main() -> Result<()> {
 
 fn run(arguments: &Run) -> Result<()> {
     let Run { quick, .. } = *arguments;
-    let first = [Part::Tasks, Part::Latency];
     let parts = match arguments.parts.as_slice() {
-        [] if quick => &first,
-        [] => Part::value_variants(),
-        parts => parts,
+        [] if quick => vec![Part::Tasks, Part::Latency],
+        [] => Part::value_variants().iter().copied().filter(|part| part.is_here()).collect(),
+        parts => parts.to_vec(),
     };
     let mut environment = Environment::here(&today()?, &arguments.revision);
-    let modes = modes(quick);
     let (mut samples, mut distributions) = (Samples::default(), Distributions::default());
     for part in parts {
         let start = Instant::now();
         let pace = part.pace(quick);
         let measured = match part {
             Part::Tasks => distributions.take(measure::tasks(pace)?),
-            Part::Latency => distributions.take(measure::latency(&modes, pace, !quick)?),
+            Part::Latency => distributions.take(measure::latency(&modes(quick), pace, !quick)?),
             Part::Kernel => kernel::kernel(pace.rounds, quick)?,
-            Part::Throughput => measure::throughput(&modes, pace)?,
+            Part::Throughput => measure::throughput(&modes(quick), pace)?,
             Part::Rules => measure::rules(pace, quick)?,
             Part::Scale => measure::scale(pace, quick)?,
+            Part::KernelPeers => measure::peers(pace)?,
         };
         samples.append(measured);
         let name =
@@ -131,6 +141,7 @@ fn run(arguments: &Run) -> Result<()> {
             fs::create_dir_all(out).with_context(|| out.display().to_string())?;
             samples.write(out)?;
             distributions.write(out)?;
+            environment.close();
             environment.write(out)?;
         }
     }
@@ -143,7 +154,31 @@ fn run(arguments: &Run) -> Result<()> {
     Ok(())
 }
 
+/// Takes over what the emulated machines measured.
+fn add(folder: &Path, from: &[PathBuf]) -> Result<()> {
+    let (mut samples, mut environment) = (Samples::read(folder)?, Environment::read(folder)?);
+    for from in from {
+        let measured = Samples::read(from)?;
+        let at = measure::circumstances_of(&measured).map(str::to_owned);
+        let at = at.with_context(|| format!("{}: not of kernel-peers", from.display()))?;
+        let mut guest = Environment::read(from)?;
+        let emulator = from.join("emulator");
+        let said = fs::read_to_string(&emulator).with_context(|| emulator.display().to_string())?;
+        said.trim().clone_into(&mut guest.emulator);
+        environment.guests.insert(at, guest);
+        samples.replace(measured);
+    }
+    samples.write(folder)?;
+    environment.write(folder)?;
+    report::write(folder)
+}
+
 impl Part {
+    /// Whether it is measured on this machine, rather than on an emulated one.
+    fn is_here(self) -> bool {
+        self != Self::KernelPeers
+    }
+
     fn pace(self, quick: bool) -> Pace {
         let (rounds, milliseconds) = match (self, quick) {
             (Self::Tasks, true) => (6, 40),
@@ -154,7 +189,7 @@ impl Part {
             (Self::Kernel, false) => (60, 0),
             (Self::Throughput, true) => (6, 100),
             (Self::Throughput, false) => (11, 250),
-            (Self::Rules, true) => (11, 20),
+            (Self::Rules, true) | (Self::KernelPeers, _) => (11, 20),
             (Self::Rules, false) => (25, 40),
             (Self::Scale, _) => (6, 0),
         };

@@ -26,8 +26,32 @@ pub enum Kind {
     NftSet(u32),
     /// nftables with so many rules in a row, the last of which matches.
     NftChain(u32),
-    /// `WireGuard` in user space (boringtun) over the pair.
-    WireGuard,
+    /// `WireGuard` over the pair.
+    WireGuard(Runs),
+    /// `IPsec` between the nodes, in transport mode.
+    Ipsec(Ipsec),
+    /// CIPSO options by `NetLabel`, at the behest of `SELinux`.
+    Cipso,
+}
+
+/// Where a tunnel runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// In user space (boringtun).
+    UserSpace,
+    /// In the kernel.
+    Kernel,
+}
+
+/// What protects packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ipsec {
+    /// AH with HMAC-SHA-256-128 (RFC 4868): authentic headers and payload.
+    Ah,
+    /// ESP with HMAC-SHA-256-128 and no encryption (RFC 2410): an authentic payload.
+    EspNull,
+    /// ESP with AES-128-GCM (RFC 4106): an authentic and encrypted payload.
+    EspGcm,
 }
 
 /// Where programs that do nothing are attached.
@@ -108,7 +132,19 @@ const INTEGRITY_XDP: Mode =
 /// A packet filter by addresses, not authenticated.
 pub const NFTABLES: Mode = mode("nftables", "nftables, set of 1,000", Kind::NftSet(1000));
 /// An encrypted tunnel in user space.
-pub const WIREGUARD: Mode = mode("wireguard", "WireGuard in user space", Kind::WireGuard);
+pub const WIREGUARD: Mode =
+    mode("wireguard", "WireGuard in user space", Kind::WireGuard(Runs::UserSpace));
+/// An encrypted tunnel in the kernel.
+pub const WIREGUARD_KERNEL: Mode =
+    mode("wireguard-kernel", "WireGuard", Kind::WireGuard(Runs::Kernel));
+/// The closest to Sigil in what it authenticates.
+pub const AH: Mode = mode("ah", "IPsec AH, HMAC-SHA-256", Kind::Ipsec(Ipsec::Ah));
+/// Authentication alone.
+pub const ESP_NULL: Mode = mode("esp-null", "IPsec ESP, HMAC-SHA-256", Kind::Ipsec(Ipsec::EspNull));
+/// Encryption as well.
+pub const ESP_GCM: Mode = mode("esp-gcm", "IPsec ESP, AES-128-GCM", Kind::Ipsec(Ipsec::EspGcm));
+/// A label without authentication, as the kernel has had it since 2.6.19.
+pub const CIPSO: Mode = mode("cipso", "NetLabel CIPSO, SELinux", Kind::Cipso);
 
 /// All modes of the table.
 pub const ALL: [Mode; 17] = [
@@ -130,6 +166,26 @@ pub const ALL: [Mode; 17] = [
     NFTABLES,
     WIREGUARD,
 ];
+
+/// What a stock kernel has beside Sigil.
+pub const PEERS: [Mode; 13] = [
+    PLAIN,
+    BESIDE,
+    PASS_XDP,
+    LABEL_TC,
+    SIPHASH_TC,
+    HMAC_TC,
+    INTEGRITY_TC,
+    SIPHASH_XDP,
+    NFTABLES,
+    AH,
+    ESP_NULL,
+    ESP_GCM,
+    WIREGUARD_KERNEL,
+];
+
+/// What it has where `SELinux` runs.
+pub const LABELLED: [Mode; 2] = [PLAIN, CIPSO];
 
 /// Those of the first table.
 pub const QUICK: [Mode; 7] = [PLAIN, BESIDE, FLOOR_TC, LABEL_TC, SIPHASH_TC, PASS_XDP, SIPHASH_XDP];
@@ -154,6 +210,10 @@ impl Mode {
     /// The title of a mode by its id.
     #[must_use]
     pub fn title(id: &str) -> &str {
-        ALL.iter().find(|mode| mode.id == id).map_or(id, |mode| mode.title)
+        ALL.iter()
+            .chain(&PEERS)
+            .chain(&LABELLED)
+            .find(|mode| mode.id == id)
+            .map_or(id, |mode| mode.title)
     }
 }

@@ -1,6 +1,6 @@
 //! Samples, and what is quoted of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -75,6 +75,17 @@ impl Samples {
     /// Adds all samples of another part of the run.
     pub fn append(&mut self, other: Self) {
         other.all.into_iter().for_each(|sample| self.add(sample));
+    }
+
+    /// Takes over samples in place of those of the same series under the same circumstances.
+    pub fn replace(&mut self, other: Self) {
+        let place = |sample: &Sample| (sample.series.clone(), sample.at.clone());
+        let replaced: BTreeSet<_> = other.all.iter().map(place).collect();
+        let mut samples = Self::default();
+        let kept = std::mem::take(&mut self.all).into_iter();
+        kept.filter(|sample| !replaced.contains(&place(sample))).for_each(|one| samples.add(one));
+        samples.append(other);
+        *self = samples;
     }
 
     fn add(&mut self, sample: Sample) {
@@ -210,6 +221,15 @@ mod tests {
         }
         let ratio = samples.ratio(["latency", "udp", "sigil", "pinned"], "plain").unwrap();
         assert!((ratio.median - 1.1).abs() < 1e-9);
+        let mut newer = Samples::default();
+        newer.push(["latency", "udp", "sigil", "free"], 0, 1.0, "ns");
+        samples.replace(newer.clone());
+        assert_eq!(samples.all.len(), 7, "other circumstances");
+        newer.push(["latency", "udp", "sigil", "pinned"], 0, 2.0, "ns");
+        let mut replaced = samples.clone();
+        replaced.replace(newer);
+        assert_eq!(replaced.all.len(), 2);
+        assert!(replaced.estimate(["latency", "udp", "plain", "pinned"]).is_none());
         let directory = tempfile::tempdir().unwrap();
         samples.write(directory.path()).unwrap();
         let again = Samples::read(directory.path()).unwrap();

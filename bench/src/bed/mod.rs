@@ -1,7 +1,9 @@
 //! Two nodes on one veth pair in a mode, with a driver on one and the server on the other.
 
+mod cipso;
 mod driver;
 pub(crate) mod empty;
+mod ipsec;
 mod policy;
 pub mod tunnel;
 
@@ -96,8 +98,10 @@ impl Bed {
             }
             Kind::NftSet(count) => filter(nodes, &nft_set(count))?,
             Kind::NftChain(count) => filter(nodes, &nft_chain(count))?,
-            Kind::WireGuard => {
-                let tunnel = tunnel::open(nodes, options.mtu)?;
+            Kind::Ipsec(protection) => ipsec::protect(nodes, protection)?,
+            Kind::Cipso => server = cipso::label(nodes)?,
+            Kind::WireGuard(runs) => {
+                let tunnel = tunnel::open(nodes, options.mtu, runs)?;
                 server = tunnel.server;
                 processes.extend(tunnel.processes);
             }

@@ -1,4 +1,4 @@
-//! `WireGuard` in user space over the pair.
+//! `WireGuard` over the pair.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use sigil_harness::{Node, Process, binary};
 
 use super::wait_file;
+use crate::mode::Runs;
 
 const PORT: u16 = 51820;
 /// What it adds to a packet at most: over IPv6.
@@ -38,19 +39,17 @@ pub fn program() -> Result<PathBuf> {
 }
 
 /// Opens one over devices of this MTU.
-pub(super) fn open(nodes: [&Node; 2], mtu: u32) -> Result<Tunnel> {
-    let program = program()?;
-    let program = program.to_str().context("a path that is no text")?;
+pub(super) fn open(nodes: [&Node; 2], mtu: u32, runs: Runs) -> Result<Tunnel> {
     let address = |number: usize| Ipv4Addr::new(10, 79, 0, u8::try_from(number).unwrap_or(0));
     let (mut processes, mut keys) = (Vec::new(), Vec::new());
     for (number, node) in nodes.into_iter().enumerate() {
         let private = node.directory().join("wireguard.key");
         keys.push(make_key(&private)?);
-        // Its control socket is named after the interface, for all namespaces in one directory.
         let interface = interface(number);
-        let argv = [program, "--foreground", "--disable-drop-privileges", &interface];
-        processes.push(node.spawn(&argv)?);
-        wait_file(&Path::new("/var/run/wireguard").join(&interface).with_extension("sock"))?;
+        match runs {
+            Runs::Kernel => node.netns().ip(&format!("link add {interface} type wireguard"))?,
+            Runs::UserSpace => processes.push(carry(node, &interface)?),
+        }
     }
     for (number, node) in nodes.into_iter().enumerate() {
         let other = 1 - number;
@@ -70,6 +69,16 @@ pub(super) fn open(nodes: [&Node; 2], mtu: u32) -> Result<Tunnel> {
         ))?;
     }
     Ok(Tunnel { server: address(2), processes })
+}
+
+/// Starts the process that carries an end in user space.
+fn carry(node: &Node, interface: &str) -> Result<Process> {
+    let program = program()?;
+    let program = program.to_str().context("a path that is no text")?;
+    let process = node.spawn(&[program, "--foreground", "--disable-drop-privileges", interface])?;
+    // Its control socket is named after the interface, for all namespaces in one directory.
+    wait_file(&Path::new("/var/run/wireguard").join(interface).with_extension("sock"))?;
+    Ok(process)
 }
 
 fn interface(number: usize) -> String {

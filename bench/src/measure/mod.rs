@@ -1,12 +1,14 @@
 //! The measurements.
 
 mod latency;
+mod peers;
 mod rules;
 mod scale;
 mod tasks;
 mod throughput;
 
 pub use latency::latency;
+pub use peers::{INSTRUCTIONS, SCALAR, SELINUX, VECTOR, WIRE, circumstances_of, peers};
 pub use rules::rules;
 pub use scale::scale;
 pub use tasks::{FLOOR, SIGIL, tasks};

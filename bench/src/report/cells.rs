@@ -17,6 +17,11 @@ pub(super) fn overhead(ratio: Option<Estimate>) -> String {
     }
 }
 
+/// A ratio as an overhead in percent alone, where the interval is of no interest.
+pub(super) fn percent(ratio: Option<Estimate>) -> String {
+    ratio.map_or_else(String::new, |ratio| format!("{} %", signed((ratio.median - 1.0) * 100.0)))
+}
+
 /// A ratio as what is left of a rate: `0.97 (0.95 … 0.99)`.
 pub(super) fn share(ratio: Option<Estimate>) -> String {
     let Some(ratio) = ratio else { return String::new() };

@@ -3,6 +3,7 @@
 mod cells;
 mod kernel;
 mod latency;
+mod peers;
 mod plot;
 pub mod readme;
 mod scale;
@@ -47,6 +48,7 @@ pub fn summary(samples: &Samples, environment: Option<&Environment>) -> String {
         kernel::tables(samples),
         throughput::tables(samples),
         scale::tables(samples),
+        peers::tables(samples, environment),
     ] {
         text.push_str(&part);
     }

@@ -5,6 +5,7 @@
 mod chart;
 mod lines;
 mod overhead;
+mod peers;
 
 use std::fs;
 use std::path::Path;
@@ -43,6 +44,9 @@ pub(super) fn all(samples: &Samples, bars: &[Bar], folder: &Path) -> Result<()> 
     register(FontStyle::Bold, bold).map_err(|_| anyhow!("an invalid font"))?;
     if let Some(groups) = overhead::of(samples) {
         draw(folder, "overhead", &groups)?;
+    }
+    if let Some(groups) = peers::of(samples) {
+        draw(folder, "peers", &groups)?;
     }
     for plot in lines::all(samples, bars) {
         draw(folder, plot.name, &plot)?;

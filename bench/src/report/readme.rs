@@ -6,12 +6,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::cells::{micros, nanos, overhead};
+use super::cells::{micros, nanos, overhead, percent};
 use super::latency::{PAPER, is_task, key};
+use super::peers::{ROWS, frame};
 use crate::end::{Placement, Row};
 use crate::environment::Environment;
 use crate::markdown::Table;
-use crate::measure::SIGIL;
+use crate::measure::{INSTRUCTIONS, SCALAR, SIGIL};
 use crate::mode::{BESIDE, LABEL_TC, PASS_XDP, PLAIN, SIPHASH_TC, SIPHASH_XDP};
 use crate::samples::Samples;
 
@@ -59,7 +60,7 @@ fn split(text: &str) -> Result<(&str, &str, &str)> {
 /// The folder cannot be read.
 pub fn render(folder: &Path, name: &str) -> Result<String> {
     let (samples, environment) = (Samples::read(folder)?, Environment::read(folder)?);
-    let Environment { date, kernel, cpus, .. } = environment;
+    let Environment { date, kernel, cpus, .. } = &environment;
     let mut text = String::new();
     let _ = write!(
         text,
@@ -112,6 +113,7 @@ pub fn render(folder: &Path, name: &str) -> Result<String> {
         );
     }
     text.push_str(&programs(&samples));
+    text.push_str(&peers(&samples, &environment));
     let _ = writeln!(text, "![Overhead beside the paper's]({name}/plots/overhead.svg)");
     Ok(text)
 }
@@ -142,6 +144,29 @@ fn programs(samples: &Samples) -> String {
         }
     }
     format!("{table}\n")
+}
+
+fn peers(samples: &Samples, environment: &Environment) -> String {
+    let Some(guest) = environment.guests.get(SCALAR) else { return String::new() };
+    let mut table =
+        Table::new(["instructions of a round trip, beside no Sigil", "UDP", "TCP", "frame, bytes"]);
+    for row in &ROWS {
+        let over = |of| percent(samples.ratio([INSTRUCTIONS, of, row.mode.id, row.at], PLAIN.id));
+        let cells = [
+            row.mode.title.to_owned(),
+            over("udp"),
+            over("tcp"),
+            frame(samples, row.mode.id, row.at),
+        ];
+        if cells.iter().skip(1).any(|cell| !cell.is_empty()) {
+            table.row(cells);
+        }
+    }
+    format!(
+        "Beside the kernel's own, in Linux {} emulated by {}: instructions, not time, and all of them scalar.\n\n{table}\n",
+        guest.kernel,
+        guest.emulator.split(',').next().unwrap_or_default()
+    )
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Overhead beside the paper's, a group of bars for each loop.
+//! Overheads, groups of bars: of each loop beside the paper's, of each peer.
 
 use anyhow::Result;
 use plotters::coord::Shift;
@@ -15,19 +15,30 @@ use crate::samples::{Estimate, Samples};
 const THEIRS: &str = "paper (2004, no authentication)";
 /// A group's width, of 1.
 const GROUP: f64 = 0.84;
-/// Bars of a group.
-const BARS: f64 = 5.0;
 
 /// The groups.
 pub(super) struct Overheads {
-    groups: Vec<(&'static str, Vec<Bar>)>,
+    pub(super) title: &'static str,
+    pub(super) subtitle: &'static str,
+    /// Names of the bars, in the order of their colours.
+    pub(super) names: &'static [&'static str],
+    pub(super) groups: Vec<(&'static str, Vec<Bar>)>,
 }
 
 /// A bar: its place in the legend, percent, and the interval.
-struct Bar {
+pub(super) struct Bar {
     style: usize,
     percent: f64,
     interval: Option<(f64, f64)>,
+}
+
+impl Bar {
+    /// A bar for a ratio.
+    pub(super) fn of(style: usize, ratio: Estimate) -> Self {
+        let percent = |ratio: f64| (ratio - 1.0) * 100.0;
+        let interval = ratio.interval.map(|(low, high)| (percent(low), percent(high)));
+        Self { style, percent: percent(ratio.median), interval }
+    }
 }
 
 /// Names of the bars, in the order of their colours.
@@ -40,7 +51,6 @@ const NAMES: [&str; 5] = [
 ];
 
 pub(super) fn of(samples: &Samples) -> Option<Overheads> {
-    let percent = |ratio: f64| (ratio - 1.0) * 100.0;
     let mut groups = Vec::new();
     for paper in &PAPER {
         let name = paper.row.name();
@@ -56,17 +66,19 @@ pub(super) fn of(samples: &Samples) -> Option<Overheads> {
         let mut measured = false;
         for (style, mode) in modes {
             let ratio = samples.ratio(key(&name, mode, Placement::Pinned), PLAIN.id);
-            if let Some(Estimate { median, interval, .. }) = ratio {
-                let interval = interval.map(|(low, high)| (percent(low), percent(high)));
-                bars.push(Bar { style: *style, percent: percent(median), interval });
-                measured = true;
-            }
+            measured |= ratio.is_some();
+            bars.extend(ratio.map(|ratio| Bar::of(*style, ratio)));
         }
         if measured {
             groups.push((paper.title, bars));
         }
     }
-    (!groups.is_empty()).then_some(Overheads { groups })
+    (!groups.is_empty()).then_some(Overheads {
+        title: "Overhead of LMBench's loops, beside the paper's",
+        subtitle: "median of the rounds' ratios to no programs; whiskers: 95 % interval, cut where it leaves the plot; both ends on one CPU",
+        names: &NAMES,
+        groups,
+    })
 }
 
 impl Plot for Overheads {
@@ -74,11 +86,7 @@ impl Plot for Overheads {
     where
         B::ErrorType: 'static,
     {
-        let below = canvas(
-            area,
-            "Overhead of LMBench's loops, beside the paper's",
-            "median of the rounds' ratios to no programs; whiskers: 95 % interval, cut where it leaves the plot; both ends on one CPU",
-        )?;
+        let below = canvas(area, self.title, self.subtitle)?;
         let bars = || self.groups.iter().flat_map(|(_, bars)| bars);
         let ends = |bar: &Bar| bar.interval.map_or((bar.percent, bar.percent), |ends| ends);
         // A whisker may go further than any bar: then it is cut, and the table has its end.
@@ -108,8 +116,8 @@ impl Plot for Overheads {
             .y_labels(10)
             .y_label_formatter(&|percent| format!("{percent:.0}"))
             .draw()?;
-        let width = GROUP / BARS;
-        for style in 0..NAMES.len() {
+        let width = GROUP / self.names.iter().fold(0.0, |count, _| count + 1.0);
+        for (style, name) in self.names.iter().copied().enumerate() {
             let colour = COLOURS.get(style).copied().unwrap_or(BLACK);
             let mut shapes = Vec::new();
             let mut whiskers = Vec::new();
@@ -131,7 +139,6 @@ impl Plot for Overheads {
                     }
                 }
             }
-            let name = NAMES.get(style).copied().unwrap_or_default();
             chart.draw_series(shapes)?.label(name).legend(move |(x, y)| {
                 Rectangle::new([(x, y - 7), (x + 18, y + 7)], colour.filled())
             });
