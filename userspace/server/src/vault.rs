@@ -7,15 +7,22 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use sigil_cluster::credential::write_secret;
 use zeroize::Zeroizing;
 
 const KEY_LEN: usize = 32;
+/// A value's first byte: how it is sealed.
+const FORMAT: u8 = 2;
+/// Each value has a key of its own, of this much randomness: one store's key may seal any number of
+/// them, which with random nonces under the key itself would have to stay below 2^32.
+const SALT_LEN: usize = 32;
+const INFO: &[u8] = b"sigil store record v2";
 
 /// Seals and opens values. A record's name is bound to its value.
 pub(crate) struct Vault {
-    key: LessSafeKey,
+    key: Zeroizing<[u8; KEY_LEN]>,
     random: SystemRandom,
 }
 
@@ -44,22 +51,29 @@ impl Vault {
     }
 
     fn new(key: &[u8]) -> Result<Self> {
-        let key =
-            UnboundKey::new(&AES_256_GCM, key).map_err(|_| anyhow!("a key has {KEY_LEN} bytes"))?;
-        Ok(Self { key: LessSafeKey::new(key), random: SystemRandom::new() })
+        let key = key.try_into().map_err(|_| anyhow!("a key has {KEY_LEN} bytes"))?;
+        Ok(Self { key: Zeroizing::new(key), random: SystemRandom::new() })
     }
 
-    /// Encrypts a record's value: nonce, then ciphertext.
+    /// The key of one value.
+    fn of_value(&self, salt: &[u8]) -> Option<LessSafeKey> {
+        let root = Salt::new(HKDF_SHA256, salt).extract(&*self.key);
+        let key = root.expand(&[INFO], &AES_256_GCM).ok()?;
+        Some(LessSafeKey::new(UnboundKey::from(key)))
+    }
+
+    /// Encrypts a record's value: format, salt, then ciphertext.
     pub(crate) fn seal(&self, name: &str, value: &[u8]) -> Result<Vec<u8>> {
-        let mut nonce = [0; NONCE_LEN];
-        self.random.fill(&mut nonce).map_err(|_| anyhow!("the system has no randomness"))?;
-        let mut sealed = Zeroizing::new(value.to_owned());
-        sealed.reserve_exact(AES_256_GCM.tag_len());
-        let at = Nonce::assume_unique_for_key(nonce);
-        self.key
-            .seal_in_place_append_tag(at, Aad::from(name.as_bytes()), &mut *sealed)
+        let mut salt = [0; SALT_LEN];
+        self.random.fill(&mut salt).map_err(|_| anyhow!("the system has no randomness"))?;
+        let mut sealed = Zeroizing::new(Vec::with_capacity(value.len() + AES_256_GCM.tag_len()));
+        sealed.extend_from_slice(value);
+        // The key is used this once.
+        let nonce = Nonce::assume_unique_for_key([0; NONCE_LEN]);
+        let key = self.of_value(&salt).context("no key can be derived")?;
+        key.seal_in_place_append_tag(nonce, Aad::from(name.as_bytes()), &mut *sealed)
             .map_err(|_| anyhow!("a record is too long to be encrypted"))?;
-        Ok([&nonce, sealed.as_slice()].concat())
+        Ok([&[FORMAT], salt.as_slice(), sealed.as_slice()].concat())
     }
 
     /// Decrypts a record's value.
@@ -70,12 +84,17 @@ impl Vault {
                  or restore the store from a copy"
             )
         };
-        let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(wrong)?;
+        let text = sealed.strip_prefix(&[FORMAT]).with_context(|| {
+            format!(
+                "the record `{name}` was changed, or written by another version of sigil-server"
+            )
+        })?;
+        let (salt, text) = text.split_first_chunk::<SALT_LEN>().ok_or_else(wrong)?;
         let mut text = Zeroizing::new(text.to_owned());
-        let at = Nonce::assume_unique_for_key(*nonce);
-        let length = self
-            .key
-            .open_in_place(at, Aad::from(name.as_bytes()), &mut text)
+        let nonce = Nonce::assume_unique_for_key([0; NONCE_LEN]);
+        let key = self.of_value(salt).ok_or_else(wrong)?;
+        let length = key
+            .open_in_place(nonce, Aad::from(name.as_bytes()), &mut text)
             .map_err(|_| wrong())?
             .len();
         text.truncate(length);
@@ -109,8 +128,28 @@ mod tests {
             assert!(again.open_value("a", &bad).is_err(), "{bit}");
         }
         assert!(again.open_value("a", &sealed[..8]).is_err());
-        assert_ne!(vault.seal("a", b"secret").unwrap(), sealed, "a nonce came twice");
+        assert_ne!(vault.seal("a", b"secret").unwrap(), sealed, "a key came twice");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(Vault::open(&path).is_err());
+    }
+
+    /// Many values under one key of the store share no key of their own, whatever they say.
+    #[test]
+    fn values_share_no_key_and_other_formats_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let vault = Vault::create(&directory.path().join("store.key")).unwrap();
+        let mut salts = std::collections::BTreeSet::new();
+        let mut texts = std::collections::BTreeSet::new();
+        for _ in 0..1000 {
+            let sealed = vault.seal("a", &[0; 32]).unwrap();
+            salts.insert(sealed[1..=SALT_LEN].to_vec());
+            // The key stream itself.
+            texts.insert(sealed[1 + SALT_LEN..].to_vec());
+        }
+        assert_eq!((salts.len(), texts.len()), (1000, 1000));
+        let mut former = vault.seal("a", b"secret").unwrap();
+        former[0] = 1;
+        let said = vault.open_value("a", &former).unwrap_err().to_string();
+        assert!(said.contains("another version"), "{said}");
     }
 }
