@@ -134,13 +134,13 @@ impl Admin for Desk {
         let held = self.state.alarms();
         let (to, from) = mpsc::channel(64);
         tokio::spawn(async move {
-            let mut last = after;
+            let mut listed = BTreeSet::new();
             let wanted = |alarm: &record::Alarm| {
                 let open = all || alarm.acknowledged.is_empty();
                 alarm.number > after && alarm.time / 1000 >= since && open
             };
             for alarm in held.into_iter().filter(wanted) {
-                last = last.max(alarm.number);
+                listed.insert(alarm.number);
                 if to.send(Ok(message(alarm))).await.is_err() {
                     return;
                 }
@@ -150,7 +150,8 @@ impl Admin for Desk {
             }
             loop {
                 let alarm = match news.recv().await {
-                    Ok(alarm) if alarm.number > last => Ok(message(alarm)),
+                    // Another server's may come late, with a lower number than the last one's.
+                    Ok(alarm) if !listed.remove(&alarm.number) => Ok(message(alarm)),
                     Ok(_) => continue,
                     Err(broadcast::error::RecvError::Lagged(count)) => {
                         Err(Refusal::data_loss(format!("{count} alarms were missed: list them")))

@@ -12,6 +12,8 @@ use crate::record::Alarm;
 const KEPT: usize = 20_000;
 /// A journal of this size goes aside, and the one that lay there goes.
 const JOURNAL: u64 = 64 << 20;
+/// Bytes that wait while the disk takes none.
+const PENDING: usize = 8 << 20;
 
 /// Alarms by kind, and drops by node, hook and reason.
 pub(crate) type Totals = (BTreeMap<String, u64>, BTreeMap<(u32, String, String), u64>);
@@ -110,33 +112,65 @@ pub(crate) struct Journal {
     path: PathBuf,
     file: File,
     size: u64,
+    /// Lines that the disk did not take.
+    pending: Vec<u8>,
+    failing: bool,
 }
 
 impl Journal {
     /// Goes on with the file, or makes it.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        let size = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, size })
+        let (file, size) = append(path)?;
+        Ok(Self { path: path.to_owned(), file, size, pending: Vec::new(), failing: false })
     }
 
-    /// Appends alarms.
-    pub(crate) fn write(&mut self, alarms: &[Alarm]) -> io::Result<()> {
+    /// Appends alarms, or does so the next time if the disk takes nothing.
+    pub(crate) fn write(&mut self, alarms: &[Alarm]) {
+        for alarm in alarms {
+            // Into memory, and without maps: it does not fail.
+            let _ = serde_json::to_writer(&mut self.pending, alarm);
+            self.pending.push(b'\n');
+        }
+        match self.flush() {
+            Ok(()) => self.failing = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!(
+                        "alarms wait to be written to {}: {error}",
+                        self.path.display()
+                    );
+                }
+                if self.pending.len() > PENDING {
+                    let lines = self.pending.iter().filter(|byte| **byte == b'\n').count();
+                    tracing::error!("{lines} alarms are not in {}: {error}", self.path.display());
+                    self.pending.clear();
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         if self.size >= JOURNAL {
             let mut aside = self.path.as_os_str().to_owned();
             aside.push(".1");
             std::fs::rename(&self.path, aside)?;
-            *self = Self::open(&self.path)?;
+            (self.file, self.size) = append(&self.path)?;
         }
-        let mut lines = Vec::new();
-        for alarm in alarms {
-            serde_json::to_writer(&mut lines, alarm)?;
-            lines.push(b'\n');
+        if let Err(error) = self.file.write_all(&self.pending) {
+            // No half a line stays.
+            self.file.set_len(self.size)?;
+            return Err(error);
         }
-        self.file.write_all(&lines)?;
-        self.size += lines.len() as u64;
+        self.size += self.pending.len() as u64;
+        self.pending.clear();
         Ok(())
     }
+}
+
+fn append(path: &Path) -> io::Result<(File, u64)> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let size = file.metadata()?.len();
+    Ok((file, size))
 }
 
 #[cfg(test)]

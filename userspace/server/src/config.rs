@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::confine::private;
 use crate::keyset::Schedule;
 use crate::store::{Embedded, Etcd, Store};
 
@@ -94,6 +95,10 @@ impl Config {
         config.store_key = base.join(&config.store_key);
         config.alarms = config.alarms.map(|alarms| base.join(alarms));
         config.store = config.store.map(|store| base.join(store));
+        let files = [Some(&config.store_key), config.store.as_ref(), config.alarms.as_ref()];
+        for directory in files.into_iter().flatten().filter_map(|file| file.parent()) {
+            private(directory)?;
+        }
         ensure!(
             config.store.is_some() == config.etcd.is_empty(),
             "{}: set either `store`, for one server, or `etcd`, for several",

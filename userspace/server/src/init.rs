@@ -15,6 +15,7 @@ use time::Duration;
 
 use crate::ca::Ca;
 use crate::config::{Certificates, Config, Rotation};
+use crate::confine::private;
 use crate::record::{Cluster, Secret};
 use crate::state::State;
 use crate::vault::Vault;
@@ -69,8 +70,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let out = &args.out;
     let made = || out.display().to_string();
     DirBuilder::new().recursive(true).mode(0o700).create(out).with_context(made)?;
+    private(out)?;
     let file = out.join("server.toml");
-    ensure!(!file.exists(), "{} is there already: name another --out", file.display());
+    ensure!(
+        file.symlink_metadata().is_err(),
+        "{} is there already: name another --out",
+        file.display()
+    );
 
     let (ca, ca_key) = Ca::create(&args.cluster)?;
     let policy_key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())

@@ -1,11 +1,12 @@
 //! The server's port: TLS, and who is at the other end.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context as Poller, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustls::ServerConfig;
@@ -13,7 +14,7 @@ use sigil_cluster::{Identity, Role};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -27,8 +28,12 @@ use crate::state::{State, lock};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections at once.
 const SEATS: usize = 16_384;
-/// Connections that are still shaking hands.
+/// Connections that are still shaking hands: all, and those of one address.
 const HALLWAY: usize = 256;
+const OF_ONE: usize = 64;
+/// Connections without a certificate, and how long each may stay: they show a token, and go.
+const GUESTS: usize = 256;
+const VISIT: Duration = Duration::from_secs(10);
 
 /// Who connected.
 #[derive(Clone, Debug)]
@@ -45,6 +50,8 @@ pub(crate) struct Secured {
     stream: TlsStream<TcpStream>,
     peer: Peer,
     _seat: OwnedSemaphorePermit,
+    /// When it has to go, and its place among those.
+    visit: Option<(Pin<Box<Sleep>>, OwnedSemaphorePermit)>,
 }
 
 /// Who sent a request.
@@ -70,14 +77,14 @@ pub(crate) async fn accept(
     to: mpsc::Sender<io::Result<Secured>>,
 ) {
     const BREATHER: Duration = Duration::from_millis(50);
-    let (seats, hallway) = (Arc::new(Semaphore::new(SEATS)), Arc::new(Semaphore::new(HALLWAY)));
-    let quiet = Arc::new(Quiet::default());
+    let seats = Arc::new(Semaphore::new(SEATS));
+    let entrance = Arc::new(Entrance {
+        hallway: Semaphore::new(HALLWAY),
+        addresses: Mutex::default(),
+        guests: Arc::new(Semaphore::new(GUESTS)),
+    });
     loop {
-        let (Ok(seat), Ok(handshake)) =
-            (Arc::clone(&seats).acquire_owned().await, Arc::clone(&hallway).acquire_owned().await)
-        else {
-            return;
-        };
+        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -87,22 +94,16 @@ pub(crate) async fn accept(
             }
         };
         let tls = Arc::clone(&tls.borrow());
-        let (state, to, quiet) = (Arc::clone(&state), to.clone(), Arc::clone(&quiet));
+        let (state, to, entrance) = (Arc::clone(&state), to.clone(), Arc::clone(&entrance));
         tokio::spawn(async move {
-            let secured = timeout(PATIENCE, secure(&state, stream, address, tls, seat)).await;
-            drop(handshake);
-            match secured {
+            let secured = entrance.secure(&state, stream, address, tls, seat);
+            match timeout(PATIENCE, secured).await {
                 Ok(Ok(secured)) => {
                     // The server may be ending.
                     let _ = to.send(Ok(secured)).await;
                 }
                 Ok(Err(error)) => {
-                    if let Some(held) = quiet.pass() {
-                        let more =
-                            if held == 0 { String::new() } else { format!(", and {held} more") };
-                        let message = format!("{address}: {error:#}{more}");
-                        state.alarm(0, "connection-refused", message);
-                    }
+                    state.alarm(0, "connection-refused", format!("{address}: {error:#}"));
                 }
                 Err(_) => tracing::debug!(%address, "no handshake in time"),
             }
@@ -110,18 +111,46 @@ pub(crate) async fn accept(
     }
 }
 
-async fn secure(
-    state: &State,
-    stream: TcpStream,
-    address: SocketAddr,
-    tls: Arc<ServerConfig>,
-    seat: OwnedSemaphorePermit,
-) -> Result<Secured> {
-    stream.set_nodelay(true)?;
-    let stream = TlsAcceptor::from(tls).accept(stream).await.context("no TLS")?;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let mut peer = Peer { address, identity: None, key: String::new() };
-    if let Some(certificate) = certificate {
+/// What stands between a connection and the services.
+struct Entrance {
+    hallway: Semaphore,
+    /// The part of the hallway that each address may take, so that none keeps the others out.
+    addresses: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
+    guests: Arc<Semaphore>,
+}
+
+impl Entrance {
+    fn part_of(&self, address: IpAddr) -> Arc<Semaphore> {
+        let mut addresses = lock(&self.addresses);
+        if let Some(held) = addresses.get(&address).and_then(Weak::upgrade) {
+            return held;
+        }
+        addresses.retain(|_, held| held.strong_count() > 0);
+        let part = Arc::new(Semaphore::new(OF_ONE));
+        addresses.insert(address, Arc::downgrade(&part));
+        part
+    }
+
+    async fn secure(
+        &self,
+        state: &State,
+        stream: TcpStream,
+        address: SocketAddr,
+        tls: Arc<ServerConfig>,
+        seat: OwnedSemaphorePermit,
+    ) -> Result<Secured> {
+        let part = self.part_of(address.ip());
+        let _turn = (part.acquire().await?, self.hallway.acquire().await?);
+        stream.set_nodelay(true)?;
+        let stream = TlsAcceptor::from(tls).accept(stream).await.context("no TLS")?;
+        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let mut peer = Peer { address, identity: None, key: String::new() };
+        let Some(certificate) = certificate else {
+            let place = Arc::clone(&self.guests).try_acquire_owned();
+            let place = place.context("too many connections without a certificate")?;
+            let visit = Some((Box::pin(sleep(VISIT)), place));
+            return Ok(Secured { stream, peer, _seat: seat, visit });
+        };
         let identity = Identity::of_certificate(certificate)?;
         anyhow::ensure!(
             identity.cluster == state.cluster.name && identity.role != Role::Server,
@@ -130,29 +159,7 @@ async fn secure(
         let (_, parsed) = X509Certificate::from_der(certificate)?;
         peer.key = hash(parsed.public_key().raw);
         peer.identity = Some(identity);
-    }
-    Ok(Secured { stream, peer, _seat: seat })
-}
-
-/// One alarm a second for what anybody can cause, and how many were held back.
-#[derive(Default)]
-struct Quiet(Mutex<Option<(Instant, u64)>>);
-
-impl Quiet {
-    fn pass(&self) -> Option<u64> {
-        const LEAST: Duration = Duration::from_secs(1);
-        let mut last = lock(&self.0);
-        match &mut *last {
-            Some((at, held)) if at.elapsed() < LEAST => {
-                *held += 1;
-                None
-            }
-            last => {
-                let held = last.map_or(0, |(_, held)| held);
-                *last = Some((Instant::now(), 0));
-                Some(held)
-            }
-        }
+        Ok(Secured { stream, peer, _seat: seat, visit: None })
     }
 }
 
@@ -170,6 +177,11 @@ impl AsyncRead for Secured {
         poller: &mut Poller<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some((end, _)) = &mut self.visit
+            && end.as_mut().poll(poller).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(poller, buffer)
     }
 }

@@ -8,6 +8,7 @@ mod admin;
 mod alarms;
 mod ca;
 mod config;
+mod confine;
 mod documents;
 mod enrolment;
 mod init;
@@ -21,6 +22,7 @@ mod reports;
 mod run;
 mod state;
 mod store;
+mod valve;
 mod vault;
 mod web;
 
@@ -62,6 +64,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr();
+    confine::hide_memory();
     match serve(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -78,6 +81,7 @@ fn serve(cli: Cli) -> Result<()> {
         Command::Init(args) => runtime.block_on(init::run(args)),
         Command::Recover { config } => runtime.block_on(recover::run(&config)),
         Command::Run { config } => {
+            confine::open_many_files();
             let served = runtime.block_on(run::run(&config));
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
             served
@@ -93,5 +97,7 @@ fn log_to_stderr() {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
+        // What finds no room is not told: telling of that would panic.
+        .log_internal_errors(false)
         .init();
 }

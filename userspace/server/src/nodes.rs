@@ -32,6 +32,7 @@ const STUCK: Duration = Duration::from_secs(10);
 const PROOF: Duration = Duration::from_millis(2500);
 /// A node that went back twice from a policy is not sent it again.
 const REVERTS: u32 = 2;
+const CLONE: &str = "another machine is attached under this SnID: one of the two is a clone";
 /// Longest problem that is kept, in bytes.
 const PROBLEM: usize = 2048;
 
@@ -69,15 +70,17 @@ impl Attached {
         }
     }
 
-    /// Takes the node's place. The same instance takes its own; another one has to wait whether the
-    /// holder still lives.
+    /// Takes the node's place. Whoever was heard there lately may still live: the one who comes waits
+    /// for that. The same instance, too, may be a copy with all files.
     async fn enter(&self, snid: u32, instance: &str) -> Option<(u64, watch::Receiver<()>)> {
         let began = Instant::now();
         loop {
             {
                 let mut sessions = lock(&self.0);
-                let lives = sessions.get(&snid).filter(|held| held.instance != instance);
-                match lives.map(|held| held.heard > began) {
+                let holder = sessions
+                    .get(&snid)
+                    .filter(|held| held.instance != instance || held.heard.elapsed() < PROOF);
+                match holder.map(|held| held.heard > began) {
                     Some(true) => return None,
                     Some(false) if began.elapsed() < PROOF => {}
                     _ => {
@@ -147,9 +150,8 @@ impl Nodes for Desk {
         }
         let instance = hex::encode(&hello.instance);
         let Some((number, ended)) = self.attached.enter(snid, &instance).await else {
-            let why = "another machine is attached under this SnID: one of the two is a clone";
-            self.state.alarm(snid, "node-cloned", why.to_owned());
-            return Err(Refusal::already_exists(why));
+            self.state.alarm(snid, "node-cloned", CLONE.to_owned());
+            return Err(Refusal::already_exists(CLONE));
         };
         admit(&self.state, snid, &instance, &key).await.inspect_err(|_| {
             self.attached.leave(snid, number);
@@ -159,6 +161,7 @@ impl Nodes for Desk {
             state: Arc::clone(&self.state),
             attached: Arc::clone(&self.attached),
             snid,
+            instance,
             number,
             to,
             sent_revision: 0,
@@ -236,6 +239,7 @@ struct Run {
     state: Arc<State>,
     attached: Arc<Attached>,
     snid: u32,
+    instance: String,
     number: u64,
     to: mpsc::Sender<Result<ServerMessage, Refusal>>,
     sent_revision: u64,
@@ -296,10 +300,21 @@ impl Run {
                         .map_err(|_| Refusal::deadline_exceeded("nothing was heard of the node"))??;
                     let Some(message) = message else { return Ok(()) };
                     self.attached.heard(self.snid, self.number);
+                    self.is_itself()?;
                     self.hear(message).await?;
                 }
             }
         }
+    }
+
+    /// Another instance of the node may have attached at another server, and this one lives on.
+    fn is_itself(&self) -> Result<(), Refusal> {
+        let snapshot = self.state.snapshot();
+        if snapshot.nodes.get(&self.snid).is_none_or(|node| node.value.instance == self.instance) {
+            return Ok(());
+        }
+        self.state.alarm(self.snid, "node-cloned", CLONE.to_owned());
+        Err(Refusal::already_exists(CLONE))
     }
 
     /// Sends what the node should have and has not been sent.

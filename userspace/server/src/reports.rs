@@ -20,10 +20,9 @@ pub(crate) fn take(state: &State, snid: u32, report: &Report) -> Result<u64, Ref
     }
     let before = state.chain(snid);
     let (after, alarms) = judge(snid, &before, report);
-    state.raise(alarms);
     let number = after.number;
     if after != before {
-        state.heard(snid, after);
+        state.raise(alarms, Some((snid, after)));
     }
     Ok(number)
 }
@@ -80,7 +79,8 @@ fn of_node(snid: u32, alarm: &NodeAlarm) -> Alarm {
         zone: clean(&party.zone, WORD),
     };
     let kind = match alarm.kind.as_str() {
-        kind @ ("drop" | "rule" | "keys-refused" | "node-problem" | "guarded-again") => kind,
+        kind @ ("drop" | "rule" | "keys-refused" | "node-problem" | "guarded-again"
+        | "tampered") => kind,
         _ => "other",
     };
     Alarm {

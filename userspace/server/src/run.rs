@@ -51,6 +51,7 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
 
     let mut ends = tokio::task::JoinSet::new();
     ends.spawn(Arc::clone(&state).save());
+    ends.spawn(Arc::clone(&state).tell_held());
     ends.spawn(release::watch_canaries(Arc::clone(&state)));
     ends.spawn(rotate(Arc::clone(&state), config.schedule()));
     ends.spawn(renew(Arc::clone(&state), lifetimes, certificates));
@@ -93,7 +94,7 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    state.save_now().await;
+    state.end().await;
     tracing::info!("ending; nodes go on with what they have");
     Ok(())
 }

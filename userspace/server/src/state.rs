@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use ring::signature::Ed25519KeyPair;
@@ -22,14 +22,16 @@ use crate::record::{
     Alarm, Chain, Cluster, Held, Keys, Node, Policies, Snapshot, Status, Token, now,
 };
 use crate::store::{Store, Stored, Transaction};
+use crate::valve::{Told, Valve};
 use crate::vault::{Vault, random};
 
 /// How often a commit is tried again after another server was faster.
 const ATTEMPTS: usize = 16;
 /// How long changes of nodes' statuses are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(200);
-/// Records in one write of what was gathered: etcd takes 128.
+/// Records and bytes in one write of what was gathered: etcd takes 128, and 1.5 MB.
 const BATCH: usize = 100;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// The server's state.
 pub(crate) struct State {
@@ -51,6 +53,8 @@ pub(crate) struct State {
     /// Where alarms go as lines of JSON.
     journal: Mutex<Option<Journal>>,
     pub(crate) in_use: tokio::sync::Mutex<InUse>,
+    /// Holds back what somebody causes over and over.
+    valve: Mutex<Valve>,
     pub(crate) alarms: broadcast::Sender<Alarm>,
 }
 
@@ -59,12 +63,14 @@ pub(crate) struct State {
 struct Live {
     statuses: BTreeMap<u32, Status>,
     /// What is to be written; nothing where a record goes.
-    unsaved: BTreeMap<String, Option<Vec<u8>>>,
+    unsaved: Unsaved,
     /// Why that failed the last time.
     trouble: Option<String>,
     chains: BTreeMap<u32, Chain>,
     alarms: Book,
 }
+
+type Unsaved = BTreeMap<String, Option<Vec<u8>>>;
 
 /// Records that a decision changes.
 #[derive(Default)]
@@ -150,6 +156,7 @@ impl State {
             saving: tokio::sync::Mutex::new(()),
             journal: Mutex::default(),
             in_use: tokio::sync::Mutex::default(),
+            valve: Mutex::default(),
             alarms: broadcast::channel(1024).0,
         });
         state.reload().await?;
@@ -330,33 +337,63 @@ impl State {
         }
     }
 
-    /// Raises an alarm of the server's own. What nodes report may be a flood, and is in the journal alone.
-    pub(crate) fn alarm(&self, snid: u32, kind: &str, message: String) {
-        tracing::warn!(snid, kind, "{message}");
-        let kind = kind.to_owned();
-        self.raise(vec![Alarm { snid, kind, message, count: 1, ..Alarm::default() }]);
+    /// Raises an alarm of the server's own: at once, or within a second where the same goes on.
+    pub(crate) fn alarm(&self, snid: u32, kind: &'static str, message: String) {
+        let told = lock(&self.valve).pass(snid, kind, message, Instant::now());
+        told.into_iter().for_each(|told| self.tell(told));
     }
 
-    /// Numbers alarms, notes them, and has them written.
-    pub(crate) fn raise(&self, mut alarms: Vec<Alarm>) {
-        if alarms.is_empty() {
-            return;
+    /// Raises what was held back, for as long as the server lives.
+    pub(crate) async fn tell_held(self: Arc<Self>) -> Result<()> {
+        loop {
+            tokio::time::sleep(GATHER).await;
+            let told = lock(&self.valve).release(Instant::now());
+            told.into_iter().for_each(|told| self.tell(told));
         }
+    }
+
+    /// Raises and writes what there still is; gives up where the store takes nothing.
+    pub(crate) async fn end(&self) {
+        const PATIENCE: Duration = Duration::from_secs(3);
+        let told = lock(&self.valve).drain();
+        told.into_iter().for_each(|told| self.tell(told));
+        if tokio::time::timeout(PATIENCE, self.save_now()).await.is_err() {
+            tracing::error!("the last alarms are not in the store; what nodes reported they keep");
+        }
+    }
+
+    fn tell(&self, Told { snid, kind, message, count }: Told) {
+        // What nodes report may be a flood, and is in the journal alone.
+        tracing::warn!(snid, kind, count, "{message}");
+        let kind = kind.to_owned();
+        self.raise(vec![Alarm { snid, kind, message, count, ..Alarm::default() }], None);
+    }
+
+    /// Numbers alarms, notes them, and has them written; with them, how far the node's chain is that
+    /// they are of.
+    pub(crate) fn raise(&self, mut alarms: Vec<Alarm>, chain: Option<(u32, Chain)>) {
         let mut live = lock(&self.live);
-        let micros = u64::try_from(now()).unwrap_or_default().saturating_mul(1000);
-        let first = micros.max(live.alarms.last() + 1);
-        let key = format!("alarm/{first:020}");
-        for (alarm, number) in alarms.iter_mut().zip(first..) {
-            (alarm.number, alarm.time) = (number, now());
+        let of = chain.map(|(snid, chain)| {
+            live.unsaved.insert(format!("chain/{snid}"), Some(encode(&chain)));
+            live.chains.insert(snid, chain);
+            snid
+        });
+        if !alarms.is_empty() {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let micros = u64::try_from(since.as_micros()).unwrap_or_default();
+            let first = micros.max(live.alarms.last() + 1);
+            for (alarm, number) in alarms.iter_mut().zip(first..) {
+                (alarm.number, alarm.time) = (number, now());
+            }
+            // Another server may have drawn the same number.
+            let key = format!("alarm/{first:020}/{}/{}", self.me, of.unwrap_or(0));
+            live.unsaved.insert(key.clone(), Some(encode(&alarms)));
+            // Under the same lock: the next ones are numbered above these.
+            self.add(&mut live, key, &alarms);
         }
-        live.unsaved.insert(key.clone(), Some(encode(&alarms)));
-        // Under the same lock: the next ones are numbered above these.
-        self.add(&mut live, key, &alarms);
         drop(live);
-        if let Some(journal) = &mut *lock(&self.journal)
-            && let Err(error) = journal.write(&alarms)
-        {
-            tracing::error!("alarms are not in the journal: {error}");
+        if let Some(journal) = &mut *lock(&self.journal) {
+            journal.write(&alarms);
         }
         self.dirty.notify_one();
     }
@@ -405,13 +442,6 @@ impl State {
         lock(&self.live).chains.get(&snid).cloned().unwrap_or_default()
     }
 
-    /// Notes how far they are heard now.
-    pub(crate) fn heard(&self, snid: u32, chain: Chain) {
-        let mut live = lock(&self.live);
-        live.unsaved.insert(format!("chain/{snid}"), Some(encode(&chain)));
-        live.chains.insert(snid, chain);
-    }
-
     /// Why what was gathered cannot be written, if so.
     pub(crate) fn unsaved(&self) -> Option<String> {
         lock(&self.live).trouble.clone()
@@ -430,10 +460,7 @@ impl State {
     pub(crate) async fn save_now(&self) {
         let _alone = self.saving.lock().await;
         loop {
-            let batch: Vec<_> = {
-                let live = lock(&self.live);
-                live.unsaved.iter().take(BATCH).map(|(k, v)| (k.clone(), v.clone())).collect()
-            };
+            let batch = batch(&lock(&self.live).unsaved);
             if batch.is_empty() {
                 lock(&self.live).trouble = None;
                 return;
@@ -459,7 +486,7 @@ impl State {
         }
     }
 
-    async fn write(&self, batch: &[(String, Option<Vec<u8>>)]) -> Result<()> {
+    async fn write(&self, batch: &Unsaved) -> Result<()> {
         let mut transaction = Transaction::default();
         for (key, value) in batch {
             match value {
@@ -470,6 +497,25 @@ impl State {
         self.store.commit(transaction).await?;
         Ok(())
     }
+}
+
+/// What is written next, all of it or nothing. A node's alarms are there exactly if its chain says
+/// so: whatever happens, they are neither lost nor counted twice.
+fn batch(unsaved: &Unsaved) -> Unsaved {
+    let mut batch = Unsaved::new();
+    let mut bytes = 0;
+    for (key, value) in unsaved {
+        if batch.len() >= BATCH || bytes >= BATCH_BYTES {
+            break;
+        }
+        let chain = key.strip_prefix("alarm/").and_then(|rest| rest.rsplit_once('/'));
+        let chain = chain.and_then(|(_, snid)| unsaved.get_key_value(&format!("chain/{snid}")));
+        for (key, value) in chain.into_iter().chain([(key, value)]) {
+            bytes += value.as_ref().map_or(0, Vec::len);
+            batch.insert(key.clone(), value.clone());
+        }
+    }
+    batch
 }
 
 fn renew<T>(held: &mut Held<T>, version: u64, value: T) {
@@ -498,4 +544,33 @@ pub(crate) fn unavailable(error: &anyhow::Error) -> Refusal {
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_at_once_is_bounded_and_keeps_alarms_with_their_chains() {
+        let mut unsaved = Unsaved::new();
+        for snid in 1..=300u32 {
+            unsaved.insert(format!("alarm/{snid:020}/me/{snid}"), Some(vec![0; 50_000]));
+            unsaved.insert(format!("chain/{snid}"), Some(vec![0; 100]));
+            unsaved.insert(format!("status/{snid}"), Some(vec![0; 100]));
+        }
+        let mut alarms = 0;
+        while !unsaved.is_empty() {
+            let next = batch(&unsaved);
+            assert!(!next.is_empty() && next.len() <= BATCH + 1, "{}", next.len());
+            let bytes: usize = next.values().flatten().map(Vec::len).sum();
+            assert!(bytes <= BATCH_BYTES + 60_000, "{bytes}");
+            for key in next.keys().filter(|key| key.starts_with("alarm/")) {
+                alarms += 1;
+                let snid = key.rsplit('/').next().unwrap();
+                assert!(next.contains_key(&format!("chain/{snid}")), "{key}");
+            }
+            unsaved.retain(|key, _| !next.contains_key(key));
+        }
+        assert_eq!(alarms, 300);
+    }
 }

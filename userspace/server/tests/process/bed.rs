@@ -107,6 +107,11 @@ impl Server {
         self.spawn(self.command())
     }
 
+    /// Starts it again, by a command of one's own.
+    pub(crate) fn resume_as(&mut self, command: Command) -> Result<()> {
+        self.spawn(command)
+    }
+
     fn spawn(&mut self, mut command: Command) -> Result<()> {
         // Not the test's own: whoever reads that may be slower than the server may be.
         let log = fs::File::options().create(true).append(true).open(self.file("log"))?;
@@ -193,6 +198,29 @@ impl Server {
         Ok(self.admin().await?.status(StatusRequest {}).await?.into_inner())
     }
 
+    /// What it logged, over all its lives.
+    pub(crate) fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.file("log"))?)
+    }
+
+    /// SIGTERM, and how it ended.
+    pub(crate) fn terminate(&mut self) -> Result<std::process::ExitStatus> {
+        let mut child = self.child.take().context("no server runs")?;
+        let told = Command::new("kill").arg(child.id().to_string()).status()?;
+        ensure!(told.success(), "kill: {told}");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                child.kill()?;
+                bail!("SIGTERM does not end it: {}", self.log()?);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// What an HTTP client gets.
     pub(crate) fn http(&self, path: &str) -> Result<String> {
         use std::io::{Read as _, Write as _};
@@ -260,6 +288,25 @@ impl Node {
             time: 0,
         };
         Self::attach_with(credential, hello).await
+    }
+
+    /// Attaches once more, as an agent that was started again: with all that it had.
+    pub(crate) async fn again(self, credential: &Credential, instance: u8) -> Result<Self> {
+        let Self { progress, policy, keys, .. } = self;
+        let hello = Hello {
+            version: env!("CARGO_PKG_VERSION").into(),
+            instance: vec![instance; 16],
+            progress: Some(progress.clone()),
+            time: 0,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Self::attach_with(credential, hello.clone()).await {
+                Ok(node) => return Ok(Self { progress, policy, keys, ..node }),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
     }
 
     pub(crate) async fn attach_with(credential: &Credential, hello: Hello) -> Result<Self> {

@@ -3,12 +3,15 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sigil_cluster::proto::{Hello, Progress, RotateRequest, node_message};
+use sigil_cluster::proto::{
+    AlarmsRequest, Hello, Progress, PushRequest, RotateRequest, node_message,
+};
+use tokio::task::JoinSet;
 
-use crate::alarms::kept;
+use crate::alarms::{chain, kept};
 use crate::bed::{Node, Server, bytes, policy};
 
 /// A store that came back from a copy would give out epochs a second time.
@@ -153,5 +156,175 @@ async fn a_torn_store_is_refused_or_whole() -> Result<()> {
     fs::write(server.file("sigil.redb"), &whole)?;
     server.resume()?;
     assert_eq!(server.status().await?.serial, 1);
+    Ok(())
+}
+
+/// At whatever moment a push is cut short: one serial is current, every node ends on it and has that
+/// serial's rules, and nothing goes back.
+#[tokio::test]
+async fn a_server_killed_in_the_midst_of_a_push_did_it_or_did_not() -> Result<()> {
+    const NODES: u32 = 4;
+    const ROUNDS: u32 = 14;
+    let mut server = Server::start("lab", "")?;
+    let mut credentials = Vec::new();
+    let mut nodes = Vec::new();
+    for snid in 1..=NODES {
+        let credential = server.join(snid).await?;
+        nodes.push(Some(Node::attach(&credential, 1).await?));
+        credentials.push(credential);
+    }
+    // Several records, so that there is a midst.
+    let large = |serial: u64| {
+        let target = if serial.is_multiple_of(2) { 7 } else { 8 };
+        let node = "<node><SnID>4</SnID><name>n4</name><address>10.0.0.4</address></node><zone>";
+        policy(serial, target)
+            .replacen("<zone>", node, 1)
+            .replace("</DSP>", &format!("<!-- {} --></DSP>", "x".repeat(3 << 20)))
+    };
+    let began = Instant::now();
+    assert!(server.push(&large(1)).await?.accepted);
+    let takes = began.elapsed();
+    let (mut done, mut cut, mut current) = (0, 0, 1);
+    for round in 2..=ROUNDS {
+        let mut admin = server.admin().await?;
+        let request = PushRequest { document: large(round.into()).into(), ..Default::default() };
+        let push = tokio::spawn(async move { admin.push(request).await });
+        tokio::time::sleep(takes * round * 3 / (2 * ROUNDS)).await;
+        server.kill()?;
+        let answered = push.await?.is_ok_and(|reply| reply.into_inner().accepted);
+        server.resume()?;
+        let round = u64::from(round);
+        let status = server.status().await?;
+        ensure!(status.serial == current || status.serial == round, "{status:?}");
+        ensure!(!answered || status.serial == round, "what was promised is lost: {status:?}");
+        *(if status.serial == round { &mut done } else { &mut cut }) += 1;
+        current = status.serial;
+        for (slot, credential) in nodes.iter_mut().zip(&credentials) {
+            let node = slot.take().context("no node")?;
+            let before = node.progress.revision;
+            let mut node = node.again(credential, 1).await?;
+            node.until(|node| node.progress.serial == current).await?;
+            assert!(node.progress.revision >= before, "it went back");
+            let text = node.policy.as_ref().context("no policy")?.document.clone();
+            let text = String::from_utf8(text)?;
+            assert!(text.contains(&format!("serial=\"{current}\"")), "another serial's rules");
+            *slot = Some(node);
+        }
+    }
+    println!("{done} pushes done, {cut} not");
+    assert!(done > 0 && cut > 0, "{done} done, {cut} cut: the test tests nothing");
+    assert!(kept(&server, "store-outdated").await?.is_empty(), "a node knew more than the store");
+    // And it goes on.
+    assert!(server.push(&large(99)).await?.accepted);
+    for (node, credential) in nodes.into_iter().flatten().zip(&credentials) {
+        node.again(credential, 1).await?.until(|node| node.progress.serial == 99).await?;
+    }
+    Ok(())
+}
+
+/// They come back at once while a policy is pushed: all have it, no alarm is lost or counted twice,
+/// nobody is taken for a clone and no key changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_third_of_the_agents_starting_again_at_once_is_no_event() -> Result<()> {
+    const NODES: u32 = 60;
+    let server = Server::start("lab", "")?;
+    let mut all = JoinSet::new();
+    for snid in 1..=NODES {
+        let credential = server.join(snid).await?;
+        all.spawn(async move {
+            let mut node = Node::attach(&credential, 1).await?;
+            node.until(|node| node.peers().len() + 1 == NODES as usize).await?;
+            anyhow::Ok((snid, credential, node))
+        });
+    }
+    let mut nodes = Vec::new();
+    // All hold the keys of all, and those who wait meanwhile say that they live.
+    while let Some(joined) = all.join_next().await {
+        nodes.push(joined??);
+        for (_, _, node) in &mut nodes {
+            node.say(node_message::Body::Ping(sigil_cluster::proto::Ping { number: 0 })).await?;
+        }
+    }
+    let before = server.status().await?;
+    for (snid, credential, mut node) in nodes {
+        all.spawn(async move {
+            let mut head = chain(u8::try_from(snid)?);
+            if snid % 10 < 3 {
+                // What it reported may or may not have been heard; it reports it again.
+                node.report(&mut head, &[2]).await?;
+                node = node.again(&credential, 1).await?;
+                head = chain(u8::try_from(snid)?);
+            }
+            node.report(&mut head, &[2]).await?;
+            node.until(|node| node.progress.serial == 1 && node.heard == 1).await?;
+            Ok((snid, credential, node))
+        });
+    }
+    let nodes_4 = (4..=NODES).fold(String::new(), |text, snid| {
+        text + &format!(
+            "<node><SnID>{snid}</SnID><name>n{snid}</name><address>10.0.0.{snid}</address></node>"
+        )
+    });
+    let document = policy(1, 7).replacen("<zone>", &format!("{nodes_4}<zone>"), 1);
+    assert!(server.push(&document).await?.accepted);
+    while let Some(joined) = all.join_next().await {
+        joined??;
+    }
+    let after = server.status().await?;
+    assert_eq!((after.keys, after.stamp), (before.keys, before.stamp), "keys changed");
+    let mut kinds = Vec::new();
+    let mut stream = server.admin().await?.alarms(AlarmsRequest::default()).await?.into_inner();
+    let mut sum = 0;
+    while let Some(alarm) = stream.message().await? {
+        // Before it started, the test knocked.
+        if alarm.kind != "connection-refused" {
+            sum += alarm.count;
+            kinds.push(alarm.kind);
+        }
+    }
+    assert!(kinds.iter().all(|kind| kind == "drop"), "{kinds:?}");
+    assert_eq!((kinds.len(), sum), (60, 120));
+    Ok(())
+}
+
+/// The disk is full when it is asked to end: it says what is not written and ends all the same. What
+/// is in the journal are whole lines, before and after.
+#[tokio::test]
+async fn a_full_disk_holds_up_no_end_and_tears_no_line() -> Result<()> {
+    let mut server = Server::start("lab", "")?;
+    let credential = server.join(1).await?;
+    let mut node = Node::attach(&credential, 1).await?;
+    let mut head = chain(1);
+    node.report(&mut head, &[1; 3]).await?;
+    node.until(|node| node.heard == 3).await?;
+    server.kill()?;
+    let start = head.clone();
+    server.resume_with_file_limit(1 << 40)?;
+    let mut node = Node::attach(&credential, 1).await?;
+    // Room for half a line, and none in the store.
+    let pid = server.pid().context("no server runs")?.to_string();
+    let size = fs::metadata(server.file("alarms.jsonl"))?.len();
+    let limit = format!("--fsize={}:", size + 40);
+    let lowered = Command::new("prlimit").args(["--pid", &pid, &limit]).status()?;
+    ensure!(lowered.success(), "prlimit: {lowered}");
+    node.report(&mut head, &[5; 2]).await?;
+    let waiting = tokio::time::timeout(Duration::from_secs(1), node.until(|node| node.heard == 5));
+    assert!(!matches!(waiting.await, Ok(Ok(()))), "heard, and not on disk");
+    let ready = server.http("/readyz")?;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("the store takes nothing"));
+    assert!(fs::read_to_string(server.file("alarms.jsonl"))?.ends_with('\n'), "half a line");
+    // Its log has no room either.
+    assert!(server.terminate()?.success());
+    assert!(!server.log()?.contains("panicked"));
+    server.resume()?;
+    let mut node = Node::attach(&credential, 1).await?;
+    let mut again = start;
+    node.report(&mut again, &[5; 2]).await?;
+    node.until(|node| node.heard == 5).await?;
+    let drops = kept(&server, "drop").await?;
+    assert_eq!(drops.iter().map(|alarm| alarm.count).sum::<u64>(), 13, "{drops:?}");
+    for line in fs::read_to_string(server.file("alarms.jsonl"))?.lines() {
+        serde_json::from_str::<serde_json::Value>(line)?;
+    }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! attacker tries. No privilege is needed.
 
 mod alarms;
+mod attacks;
 mod bed;
 mod etcd;
 mod faults;
