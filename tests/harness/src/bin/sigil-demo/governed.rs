@@ -1,15 +1,16 @@
 //! The scenes under a Security Server, on a cluster of their own.
 
-use crate::stage::{APP, POLICY, Stage, WEB};
+use crate::stage::{APP, DB, OPENED, POLICY, Stage, WEB};
 use anyhow::{Context, Result, ensure};
 use sigil_harness::cluster::Setting;
 use sigil_harness::traffic::finish;
 use sigil_harness::{Cluster, Node, PATIENCE, Process, Server, until};
+use std::fs;
 use std::time::{Duration, Instant};
 
 /// Ended in this order.
 pub(crate) struct Governed {
-    _app: Process,
+    _servers: [Process; 2],
     server: Server,
     host: Node,
     cluster: Cluster,
@@ -24,11 +25,14 @@ fn governed(stage: &Stage) -> Result<&Governed> {
 pub(crate) fn joined(stage: &mut Stage) -> Result<String> {
     let settings = "[rotation]\noverlap = 1\n";
     let (cluster, host, server) = Cluster::under_server("ruled", &Setting::of(POLICY), settings)?;
-    let app = cluster.node("app")?.serve(Some(APP), &["udp-echo", "9000"])?;
+    let servers = [
+        cluster.node("app")?.serve(Some(APP), &["udp-echo", "9000"])?,
+        cluster.node("db")?.serve(Some(DB), &["udp-echo", "9000"])?,
+    ];
     let status = server.status(&host)?;
     let follow = status.nodes.iter().filter(|node| node.serial == status.serial && node.attached);
     let outcome = format!("{} nodes, policy and keys", follow.count());
-    stage.governed = Some(Governed { _app: app, server, host, cluster });
+    stage.governed = Some(Governed { _servers: servers, server, host, cluster });
     Ok(outcome)
 }
 
@@ -43,6 +47,25 @@ pub(crate) fn token_again(stage: &mut Stage) -> Result<String> {
     ensure!(!first.success() && !second.success(), "{first:?}, {second:?}");
     let used = second.stderr.contains("used before");
     Ok(if used { "refused".into() } else { second.stderr })
+}
+
+pub(crate) fn pushed(stage: &mut Stage) -> Result<String> {
+    let Governed { server, host, cluster, .. } = governed(stage)?;
+    let web = cluster.node("web")?;
+    let reaches = || {
+        let exchange = web.exchange(Some(WEB), &["udp-exchange", "10.77.0.3:9000", "3", "64"]);
+        exchange.is_ok_and(|exchange| exchange.is_complete())
+    };
+    ensure!(!reaches(), "web reached db before");
+    let file = host.directory().join("opened.xml");
+    fs::write(&file, OPENED)?;
+    let mut load = web.traffic(Some(WEB), LOAD)?;
+    server.administer(host, &["policy", "push", file.to_str().context("a path")?])?;
+    server.settled(host)?;
+    let db = if reaches() { "web reaches db" } else { "web does not reach db" };
+    ensure!(load.is_running()?, "the load ended before the policy was in force");
+    let exchange = finish(load)?;
+    Ok(format!("{} lost, {db}", exchange.sent - exchange.received))
 }
 
 pub(crate) fn rotated(stage: &mut Stage) -> Result<String> {

@@ -50,6 +50,7 @@ pub(crate) const SCENES: &[Scene] = &[
     scene("every packet at every hook is accounted for", "balanced", balanced),
     scene("four nodes join a Security Server", "4 nodes, policy and keys", governed::joined),
     scene("a token is used a second time", "refused", governed::token_again),
+    scene("a policy is pushed under load", "0 lost, web reaches db", governed::pushed),
     scene("keys are rotated under load", "0 lost", governed::rotated),
     scene("web is revoked under load, within 2 s", "cut off", governed::revoked),
     scene("the alarms arrive at the server", "join- and node-refused", governed::alarmed),
