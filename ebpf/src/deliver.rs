@@ -208,6 +208,14 @@ fn slow(
             }
         }
     }
+    // A socket that changed hands brings its conversation along, to the label that it has now.
+    let before = Label::from_word(arrival.pinned);
+    if before.snid == source.snid
+        && before.scid != source.scid
+        && rules.relabels(before.scid, source.scid)
+    {
+        arrival.pinned = 0;
+    }
     let delivery =
         decide::deliver(&arrival, &verdict).map_err(|refusal| refusal.between(source, target))?;
     if delivery.alarm_line != 0 {
@@ -228,7 +236,8 @@ fn slow(
         write(&mut state.egress, 0);
     }
     if delivery.cache && mark != 0 {
-        write(&mut state.ingress, word);
+        let ingress = &raw mut state.ingress;
+        owner::remember(rules, state, ingress, word, own);
     }
     Ok(())
 }

@@ -22,7 +22,9 @@ use sigil_common::{
         key::{EPOCH_SLOTS, Node, RxKey, TxKey},
         process::{Binary, Chain, ProcessRule, Task, TransitionKey, Voucher},
         rule::{NodeRef, Peer, PerimeterLabel, PortKey, SocketRule, Verdict, VerdictKey},
-        socket::{ClosingKey, Conversation, ConversationKey, FragmentKey, SocketState},
+        socket::{
+            ClosingKey, Conversation, ConversationKey, FragmentKey, RelabelKey, SocketState,
+        },
     },
     label::Label,
     verdict::{Hook, SLOTS},
@@ -66,6 +68,8 @@ pub(crate) static SOCKET_RULES: Banked<u32, SocketRule> = ArrayOfMaps::new();
 pub(crate) static PROCESS_RULES: Banked<u32, ProcessRule> = ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static TRANSITIONS: Banked<TransitionKey, u32> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static RELABELS: Banked<RelabelKey, u32> = ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static PERIMETER: ArrayOfMaps<LpmTrie<[u8; 4], PerimeterLabel, 1>, BANKS> =
     ArrayOfMaps::new();

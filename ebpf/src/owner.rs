@@ -1,22 +1,29 @@
 //! Sockets follow processes: who uses a socket has its ScID, or nobody uses it any more.
 //!
 //! A descriptor may come to a process with another ScID: over an exec that led elsewhere, by a fork
-//! whose child went on so, through `SCM_RIGHTS`. Calls that name an address are refused in the socket
-//! hooks, before anything happens. Here every other transfer of data is seen in its own task, also by
+//! whose child went on so, through `SCM_RIGHTS`. Where a RELABEL rule hands sockets of the one zone to
+//! the other, the socket then has the ScID of who uses it; everywhere else that is refused. Calls that
+//! name an address are refused in the socket hooks, before anything happens. Here every other transfer of data is seen in its own task, also by
 //! way of sendfile, splice and io_uring: TCP's before it takes any data (Linux 6.16 on), all others just
 //! after the first one. From then on the socket carries nothing, in either direction.
 
 use aya_ebpf::{bindings::bpf_sock, macros::btf_tracepoint, programs::BtfTracePointContext};
 use sigil_common::{
-    abi::socket::{SocketState, socket_flag},
+    abi::{
+        policy::socket::CREATE,
+        socket::{SocketState, socket_flag},
+    },
+    decide,
     label::Label,
     verdict::{DropReason, Hook},
 };
 
 use crate::{
+    atomic,
     maps::SOCKETS,
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Rules},
+    socket::permitted,
     task,
 };
 
@@ -49,13 +56,58 @@ fn moved(ctx: &BtfTracePointContext) -> i32 {
 fn used(sk: *mut bpf_sock) -> i32 {
     // Sockets of other families have no state.
     if let Some(state) = SOCKETS.of(sk)
-        && !is_own(state)
         && state.flags & (socket_flag::FOREIGN | socket_flag::LOCAL) == 0
+        && !claim(state)
         && refuse(state) == Fate::Drop
     {
         state.flags |= socket_flag::FOREIGN;
     }
     0
+}
+
+/// Whether the current process may use the socket: it has its ScID, or takes it over.
+#[inline(always)]
+pub(crate) fn claim(state: &mut SocketState) -> bool {
+    is_own(state) || take_over(state)
+}
+
+/// Gives the socket the current process's ScID, where a rule says so. A line to a server stays the
+/// agent's.
+#[inline(never)]
+fn take_over(state: &mut SocketState) -> bool {
+    let task = task::current();
+    let user = task.scid();
+    if task.is_doomed() || state.flags & (socket_flag::FOREIGN | socket_flag::CONTROL) != 0 {
+        return false;
+    }
+    let Ok(rules) = Rules::now() else { return false };
+    let creates = permitted(&rules, user, CREATE).is_ok();
+    if decide::process::take_over(user, rules.relabels(state.scid, user), creates).is_err() {
+        return false;
+    }
+    state.pid = task::current_tgid();
+    state.comm = task::current_comm();
+    // What is remembered was judged for who had it before; see `remember` for the order.
+    // SAFETY: aligned words of the socket's storage.
+    unsafe {
+        (&raw mut state.scid).write_volatile(user);
+        atomic::exchange(&raw mut state.ingress, 0);
+        atomic::exchange(&raw mut state.egress, 0);
+    }
+    true
+}
+
+/// Puts a verdict into a cache word of a socket, unless the socket has changed hands since it was judged
+/// as one of `scid`: either that is seen here, or this is cleared there.
+#[inline(always)]
+pub(crate) fn remember(rules: &Rules, state: *mut SocketState, word: *mut u64, new: u64, scid: u32) {
+    // SAFETY: aligned words of the socket's storage.
+    unsafe {
+        atomic::exchange(word, new);
+        if rules.scid_or_default((&raw const (*state).scid).read_volatile()) != scid {
+            atomic::exchange(word, 0);
+        }
+    }
 }
 
 /// Whether the current process has the socket's ScID.

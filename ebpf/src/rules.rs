@@ -6,6 +6,7 @@ use sigil_common::{
         Config, Generation, config_flag, control,
         process::{ProcessRule, TransitionKey},
         rule::{NO_NODE, NodeRef, Peer, PortKey, SocketRule, Verdict, VerdictKey},
+        socket::RelabelKey,
     },
     decide::{self, Refusal, Sending},
     label::Label,
@@ -13,8 +14,8 @@ use sigil_common::{
 };
 
 use crate::maps::{
-    ADDRESSES, CONFIG, GENERATIONS, HANDLES, PEERS, PERIMETER, PORTS, PROCESS_RULES, SOCKET_RULES,
-    TRANSITIONS, VERDICTS, rule,
+    ADDRESSES, CONFIG, GENERATIONS, HANDLES, PEERS, PERIMETER, PORTS, PROCESS_RULES, RELABELS,
+    SOCKET_RULES, TRANSITIONS, VERDICTS, rule,
 };
 
 /// The node's settings and the generation of rules in force.
@@ -130,6 +131,13 @@ impl Rules {
         let key = TransitionKey { parent, binary };
         let found = rule(&TRANSITIONS, self.bank, key);
         (found.is_some(), found.copied().unwrap_or(0))
+    }
+
+    /// Whether a process of the zone `user` has the sockets of `owner` for its own once it uses them.
+    #[inline(always)]
+    pub(crate) fn relabels(&self, owner: u32, user: u32) -> bool {
+        let key = RelabelKey { owner: self.scid_or_default(owner), user };
+        rule(&RELABELS, self.bank, key).is_some()
     }
 
     /// The label behind a handle; none for a handle that was never given out.

@@ -173,10 +173,11 @@ fn hook(ctx: &SockAddrContext, asked: Asked, call: Call) -> i32 {
     let Some(state) = SOCKETS.of(sk) else {
         return finish(Ok(()), 0, flow, &Process::default());
     };
+    let owned = owner::claim(state);
     let process = Process::of(Some(state));
     let given = state.scid;
     let outcome = match Rules::now() {
-        _ if !owner::is_own(state) => Err(DropReason::SocketLabel.into()),
+        _ if !owned => Err(DropReason::SocketLabel.into()),
         Ok(rules) => judge(&rules, state, given, asked, call),
         Err(_) if given == 0 => Ok(()),
         Err(reason) => Err(reason.into()),

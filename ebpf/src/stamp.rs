@@ -30,7 +30,7 @@ use crate::{
     atomic,
     mac::{self, Payload},
     maps::{CONVERSATIONS, NODES, TX_KEYS},
-    own,
+    own, owner,
     packet::{self, ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IP_LEN, Source, Window, ports},
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Refused, Rules},
@@ -166,7 +166,8 @@ fn judge(
             state.flags |= socket_flag::OPENED;
         }
         write(&mut state.way, way::pack(word, node, sending.protection));
-        write(&mut state.egress, word);
+        let egress = &raw mut state.egress;
+        owner::remember(rules, state, egress, word, scid);
         (send.node, send.protection) = (node, sending.protection);
     }
     if state.flags & socket_flag::OPENED != 0 && unconnected(sender.sk) {

@@ -13,7 +13,7 @@ pub mod rule;
 pub mod socket;
 
 /// Generation of this layout; the agent refuses to adopt pinned maps of another one.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Flags of [`Config::flags`].
 pub mod config_flag {
@@ -133,6 +133,7 @@ mod pod {
         socket::ConversationKey,
         socket::Conversation,
         socket::FragmentKey,
+        socket::RelabelKey,
         socket::ClosingKey,
     );
 }

@@ -66,7 +66,7 @@ pub const TRACEPOINTS: [Tracepoint; 6] = [
 
 /// The programs that refuse what the others can only see. All of them or none: half of it would be
 /// no backend.
-pub const LSM_HOOKS: [Tracepoint; 19] = [
+pub const LSM_HOOKS: [Tracepoint; 20] = [
     tracepoint("lsm_fork", "task_alloc", false),
     tracepoint("lsm_exec", "bprm_creds_from_file", false),
     tracepoint("lsm_ptrace", "ptrace_access_check", false),
@@ -76,6 +76,7 @@ pub const LSM_HOOKS: [Tracepoint; 19] = [
     tracepoint("lsm_created", "socket_post_create", false),
     tracepoint("lsm_listen", "socket_listen", false),
     tracepoint("lsm_accept", "socket_accept", false),
+    tracepoint("lsm_accepted", "sock_graft", false),
     tracepoint("lsm_send", "socket_sendmsg", false),
     tracepoint("lsm_recv", "socket_recvmsg", false),
     tracepoint("lsm_receive", "file_receive", false),
@@ -125,6 +126,8 @@ pub const TASKS: &str = "TASKS";
 pub const PROCESS_RULES: &str = "PROCESS_RULES";
 /// Bank → hash of [`super::process::TransitionKey`] → ScID.
 pub const TRANSITIONS: &str = "TRANSITIONS";
+/// Bank → hash of [`super::socket::RelabelKey`] → line.
+pub const RELABELS: &str = "RELABELS";
 /// [`super::binary::BinaryKey`] → [`super::process::Binary`].
 pub const BINARIES: &str = "BINARIES";
 /// Number → [`super::process::Voucher`]; the kernel's programs carry the numbers only.

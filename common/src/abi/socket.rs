@@ -39,7 +39,8 @@ pub mod socket_flag {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct SocketState {
-    /// ScID of the process that made the socket, and of all that may use it; 0 for none.
+    /// ScID of the process that made the socket or took it over, and of all that may use it; 0 for
+    /// none.
     pub scid: u32,
     /// Its process id (tgid).
     pub pid: u32,
@@ -92,6 +93,18 @@ const fn check(egress: u64) -> u64 {
     egress.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
 }
 const _: () = assert!(size_of::<SocketState>() == 64);
+
+/// The key of `RELABELS`: a socket of `owner` that a process of `user` uses becomes that zone's. The
+/// value is the line of the rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct RelabelKey {
+    /// The socket's ScID.
+    pub owner: u32,
+    /// The ScID of the process.
+    pub user: u32,
+}
+const _: () = assert!(size_of::<RelabelKey>() == 8);
 
 /// The key of `CONVERSATIONS`: a datagram conversation that an unconnected socket opened.
 #[derive(Clone, Copy, Debug, Default)]

@@ -84,13 +84,26 @@ pub fn outside(scid: u32) -> Result<(), Refusal> {
 }
 
 /// May a process get a descriptor of somebody's socket? Without a zone it may: whoever uses the socket is
-/// judged anyway, and an operator's tools only keep it.
+/// judged anyway, and an operator's tools only keep it. `relabels`: a RELABEL rule hands the owner's
+/// sockets to the receiver's zone.
 ///
 /// # Errors
 /// [`DropReason::SocketLabel`].
 #[inline(always)]
-pub fn receive(receiver: u32, owner: u32) -> Result<(), Refusal> {
-    if receiver == 0 || receiver == owner { Ok(()) } else { Err(DropReason::SocketLabel.into()) }
+pub fn receive(receiver: u32, owner: u32, relabels: bool) -> Result<(), Refusal> {
+    let may = receiver == 0 || receiver == owner || relabels;
+    if may { Ok(()) } else { Err(DropReason::SocketLabel.into()) }
+}
+
+/// May a process have another zone's socket for its own, as soon as it uses it? `relabels` as for
+/// [`receive`]; `creates`: its zone may make sockets. Who has no zone takes none.
+///
+/// # Errors
+/// [`DropReason::SocketLabel`].
+#[inline(always)]
+pub fn take_over(user: u32, relabels: bool, creates: bool) -> Result<(), Refusal> {
+    let may = user != 0 && relabels && creates;
+    if may { Ok(()) } else { Err(DropReason::SocketLabel.into()) }
 }
 
 #[inline(always)]
@@ -183,8 +196,20 @@ mod tests {
     #[test]
     fn a_zone_gets_no_socket_of_others() {
         let refused = Err(refused(DropReason::SocketLabel, 0));
-        assert_eq!((receive(WEB, WEB), receive(0, WEB), receive(0, 0)), (Ok(()), Ok(()), Ok(())));
-        assert_eq!((receive(APP, WEB), receive(APP, 0)), (refused, refused));
+        for (receiver, owner) in [(WEB, WEB), (0, WEB), (0, 0)] {
+            assert_eq!(receive(receiver, owner, false), Ok(()));
+        }
+        assert_eq!((receive(APP, WEB, false), receive(APP, 0, false)), (refused, refused));
+        assert_eq!(receive(APP, WEB, true), Ok(()));
+    }
+
+    #[test]
+    fn a_socket_changes_hands_by_a_rule_and_into_a_zone_that_may_have_sockets() {
+        let refused = Err(refused(DropReason::SocketLabel, 0));
+        assert_eq!(take_over(APP, true, true), Ok(()));
+        assert_eq!(take_over(APP, false, true), refused);
+        assert_eq!(take_over(APP, true, false), refused);
+        assert_eq!(take_over(0, true, true), refused, "nobody without a zone");
     }
 
     #[test]

@@ -79,6 +79,21 @@ pub fn lsm_accept(ctx: LsmContext) -> i32 {
     using(ctx.arg(0), ACCEPT)
 }
 
+/// `sock_graft(sk, parent)`: what is accepted is the acceptor's, also where its listener was another's when
+/// the connection came. It cannot be refused here, and is then nobody's.
+#[lsm(hook = "sock_graft")]
+pub fn lsm_accepted(ctx: LsmContext) -> i32 {
+    let sk: *mut bpf_sock = ctx.arg(0);
+    if let Some(state) = SOCKETS.of(sk)
+        && state.flags & (socket_flag::FOREIGN | socket_flag::LOCAL) == 0
+        && !owner::claim(state)
+        && !Rules::observing()
+    {
+        state.flags |= socket_flag::FOREIGN;
+    }
+    ALLOW
+}
+
 /// `socket_sendmsg(sock, msg, size)`: before any data moves, whichever call moves it: write, sendfile,
 /// splice, io_uring.
 #[lsm(hook = "socket_sendmsg")]
@@ -107,7 +122,8 @@ pub fn lsm_receive(ctx: LsmContext) -> i32 {
     }
     let Some(state) = SOCKETS.of(sk) else { return ALLOW };
     let receiver = task::current().scid();
-    match decide::process::receive(receiver, state.scid) {
+    let relabels = Rules::now().is_ok_and(|rules| rules.relabels(state.scid, receiver));
+    match decide::process::receive(receiver, state.scid, relabels) {
         Ok(()) => ALLOW,
         Err(refusal) => refuse(Hook::Socket, refusal, receiver, state.scid),
     }
@@ -166,11 +182,11 @@ fn using(socket: *const u8, permission: u32) -> i32 {
     if state.flags & socket_flag::LOCAL != 0 {
         return ALLOW;
     }
-    let owner = state.scid;
-    if !owner::is_own(state) {
+    if !owner::claim(state) {
         let user = task::current().scid();
-        return refuse(Hook::Socket, DropReason::SocketLabel.into(), user, owner);
+        return refuse(Hook::Socket, DropReason::SocketLabel.into(), user, state.scid);
     }
+    let owner = state.scid;
     if permission == 0 || owner == 0 {
         return ALLOW;
     }

@@ -17,6 +17,7 @@ pub mod packet;
 mod process;
 mod programs;
 pub mod report;
+pub mod ring;
 pub mod server;
 pub mod storm;
 pub mod traffic;

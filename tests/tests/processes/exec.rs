@@ -150,6 +150,12 @@ fn a_setuid_program_follows_the_same_rules() -> Result<()> {
         fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o4755))?;
         let process = bench.waiting(&program)?;
         assert_eq!(bench.label_of(&process)?, label, "{name}");
+        // And where it makes a difference to everybody else.
+        let nobody = ["setpriv", "--reuid=65534", "--clear-groups", text(&program)?, "-pc", WAIT];
+        let process = ready(bench.node()?.spawn(&nobody)?)?;
+        assert_eq!(bench.label_of(&process)?, label, "{name}, of nobody's");
+        let status = fs::read_to_string(format!("/proc/{}/status", process.pid()))?;
+        assert!(status.contains("\nUid:\t65534\t0\t0\t0\n"), "{status}");
     }
     Ok(())
 }

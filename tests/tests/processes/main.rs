@@ -2,7 +2,11 @@
 //! sockets serve the processes of their own label only.
 
 mod exec;
+mod interpreters;
+mod meeting;
+mod relabel;
 mod revocation;
+mod ring;
 mod rules;
 mod sockets;
 mod storm;
@@ -28,6 +32,9 @@ const SECURE: u32 = 20;
 const RIGID: u32 = 30;
 const SINGLE: u32 = 40;
 const STRICT: u32 = 50;
+const FRONT: u32 = 60;
+const WORKER: u32 = 70;
+const BARRED: u32 = 80;
 
 /// The distribution's own: others may be scripts that fork.
 const PYTHON: &str = "/usr/bin/python3";

@@ -15,6 +15,7 @@ use sigil_common::abi::{
         LEAST_SHIFT, NO_NODE, NodeRef, Peer, PerimeterLabel, PortKey, SocketRule, Verdict,
         VerdictKey,
     },
+    socket::RelabelKey,
 };
 use sigil_common::label::Label;
 use sigil_policy::{NodeRules, ProcessEntry, VerdictEntry};
@@ -94,6 +95,9 @@ impl Datapath {
         });
         self.fill(name::PROCESS_RULES, bank, processes)?;
         self.fill(name::TRANSITIONS, bank, rules.execs().into_iter())?;
+        let relabels = rules.relabels.iter();
+        let relabels = relabels.map(|of| (RelabelKey { owner: of.owner, user: of.user }, of.line));
+        self.fill(name::RELABELS, bank, relabels)?;
         self.fill_perimeter(rules, bank)?;
 
         let generation = Generation {

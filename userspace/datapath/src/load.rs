@@ -65,7 +65,7 @@ pub struct InForce {
 }
 
 /// Maps that live in pins.
-pub(crate) const PINNED: [&str; 31] = [
+pub(crate) const PINNED: [&str; 32] = [
     name::CONFIG,
     name::GENERATIONS,
     name::PEERS,
@@ -81,6 +81,7 @@ pub(crate) const PINNED: [&str; 31] = [
     name::TASKS,
     name::PROCESS_RULES,
     name::TRANSITIONS,
+    name::RELABELS,
     name::BINARIES,
     name::VOUCHERS,
     name::CHAINS,

@@ -104,6 +104,8 @@ commands! {
     explain_local: "policy explain telecom.xml --source oam1:oam --class SOCKET --permission LISTEN";
     explain_process: "policy explain telecom.xml --source 3:20 --class PROCESS --permission EXECVE -o jsonl";
     explain_transition: "policy explain telecom.xml --source 4:oam --target 4:signalling --class TRANSITION";
+    explain_relabel: "policy explain telecom.xml --source 4:oam --target 4:signalling --class RELABEL";
+    explain_no_relabel: "policy explain telecom.xml --source 4:signalling --target 4:oam --class RELABEL";
     explain_no_permission: "policy explain telecom.xml --source 4:oam --class PROCESS";
     explain_no_name: "policy explain telecom.xml --source nobody:oam --class PROCESS --permission FORK";
     decode_label_only: LABEL_ONLY;

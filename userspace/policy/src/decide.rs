@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 
 use sigil_common::label::Label;
 
-use crate::model::{ANY, Policy, Rule, Transition};
+use crate::model::{ANY, Policy, Relabel, Rule, Transition};
 use crate::permission::{Class, IMPLIED, OPEN, OPEN_MASK, RECEIVE};
 
 /// What the rules say about one operation.
@@ -130,6 +130,13 @@ impl Policy {
             .max_by_key(|rule| {
                 (u32::from(rule.parent != ANY) + u32::from(rule.binary != ANY), Reverse(rule.line))
             })
+    }
+
+    /// The rule by which a socket of `owner` becomes that of a process of `user` which uses it. Without
+    /// one the use is refused.
+    #[must_use]
+    pub fn relabel(&self, owner: u32, user: u32) -> Option<&Relabel> {
+        self.relabels.iter().find(|rule| (rule.owner, rule.user) == (owner, user))
     }
 
     /// The targeted rule that grants CREATE to `label`, if there is one.

@@ -16,12 +16,12 @@ const LOCAL: [u32; 3] = [socket::CREATE, socket::CONNECT, socket::SEND];
 pub struct Question {
     /// The class to ask.
     pub class: Class,
-    /// Who acts; for TRANSITION, the process before the exec.
+    /// Who acts; for TRANSITION, the process before the exec; for RELABEL, the label of the socket.
     pub source: Label,
-    /// On whom; for TRANSITION, its ScID is that of the program's file. None for local SOCKET
-    /// permissions and for PROCESS.
+    /// On whom; for TRANSITION, its ScID is that of the program's file; for RELABEL, that of the
+    /// process that uses the socket. None for local SOCKET permissions and for PROCESS.
     pub target: Option<Label>,
-    /// What; none for TRANSITION.
+    /// What; none for TRANSITION and RELABEL.
     pub permission: Option<Permission>,
 }
 
@@ -66,6 +66,9 @@ impl Policy {
                 return Explanation::new(false, None, reason);
             }
         }
+        if class == Class::Relabel {
+            return self.explain_relabel(source, target);
+        }
         let Some(permission) = permission.filter(|_| class != Class::Transition) else {
             return self.explain_transition(source, target);
         };
@@ -107,7 +110,7 @@ impl Policy {
                 None,
                 "class NETWORK is about a source and a target: name both".to_owned(),
             ),
-            (Class::Process | Class::Transition, _) => {
+            (Class::Process | Class::Transition | Class::Relabel, _) => {
                 self.answer(self.process(source, permission.bit), &what, &none)
             }
         }
@@ -153,6 +156,31 @@ impl Policy {
             self.zone_text(rule.new)
         );
         Explanation::new(true, Some(rule.line), reason)
+    }
+
+    fn explain_relabel(&self, socket: Label, user: Option<Label>) -> Explanation {
+        let Some(user) = user.filter(|user| user.snid == socket.snid) else {
+            let reason = "class RELABEL is about a socket and a process of its node: name both";
+            return Explanation::new(false, None, reason.to_owned());
+        };
+        let (owner, by) = (self.zone_text(socket.scid), self.zone_text(user.scid));
+        if socket.scid == user.scid {
+            let reason = format!("a socket of {owner} is its processes' own");
+            return Explanation::new(true, None, reason);
+        }
+        let Some(rule) = self.relabel(socket.scid, user.scid) else {
+            let reason = format!(
+                "no rule of class RELABEL hands sockets of {owner} to {by}: their use is refused"
+            );
+            return Explanation::new(false, None, reason);
+        };
+        let line = Some(rule.line);
+        if !self.local(user, socket::CREATE).decision.allows() {
+            let reason = format!("{by} may have no sockets: no rule of class SOCKET grants CREATE");
+            return Explanation::new(false, line, reason);
+        }
+        let reason = format!("a socket of {owner} that a process of {by} uses becomes {by}");
+        Explanation::new(true, line, reason)
     }
 
     /// Why nothing can have this label, if so.

@@ -34,13 +34,13 @@ pub use explain::{Explanation, Question, RuleLine};
 pub use key::{PublicKeyError, public_key};
 pub use lower::LowerError;
 pub use model::{
-    ANY, Node, Pattern, Perimeter, Policy, Port, Protection, Protocol, Rule, Signer, Transition,
-    Unsigned, Zone,
+    ANY, Node, Pattern, Perimeter, Policy, Port, Protection, Protocol, Relabel, Rule, Signer,
+    Transition, Unsigned, Zone,
 };
 pub use permission::{Class, Permission};
 pub use rules::{
-    NodeEntry, NodeRules, PeerEntry, PerimeterEntry, PortKey, ProcessEntry, SignerEntry,
-    SocketEntry, TransitionKey, UnsignedEntry, VerdictEntry, VerdictKey, ZoneEntry,
+    NodeEntry, NodeRules, PeerEntry, PerimeterEntry, PortKey, ProcessEntry, RelabelEntry,
+    SignerEntry, SocketEntry, TransitionKey, UnsignedEntry, VerdictEntry, VerdictKey, ZoneEntry,
 };
 pub use scan::{MAX_BYTES, MAX_DEPTH};
 pub use slice::Slicer;

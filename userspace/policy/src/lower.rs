@@ -15,8 +15,8 @@ use sigil_common::label::KERNEL_SCID;
 use crate::model::{ANY, KERNEL, Node, Policy, Protection, Rule, Signer};
 use crate::permission::Class;
 use crate::rules::{
-    NodeEntry, NodeRules, PerimeterEntry, PortKey, ProcessEntry, SignerEntry, SocketEntry,
-    TransitionKey, UnsignedEntry, ZoneEntry,
+    NodeEntry, NodeRules, PerimeterEntry, PortKey, ProcessEntry, RelabelEntry, SignerEntry,
+    SocketEntry, TransitionKey, UnsignedEntry, ZoneEntry,
 };
 use cells::LocalCell;
 pub(crate) use relations::Relations;
@@ -87,6 +87,7 @@ impl Policy {
                 })
             }),
             transitions: self.transition_entries(snid)?,
+            relabels: self.relabel_entries(),
             signers: self.signer_entries(),
             revoked_keys: self.revoked_keys.clone(),
             revoked_signatures: self.revoked_signatures.clone(),
@@ -179,6 +180,18 @@ impl Policy {
             least_serial: signer.least_serial,
         };
         self.signers.iter().map(entry).collect()
+    }
+
+    fn relabel_entries(&self) -> Vec<RelabelEntry> {
+        let rules = self.relabels.iter();
+        let entry = |rule: &crate::Relabel| RelabelEntry {
+            owner: rule.owner,
+            user: rule.user,
+            line: rule.line,
+        };
+        let mut entries: Vec<_> = rules.map(entry).collect();
+        entries.sort_unstable();
+        entries
     }
 
     fn unsigned_entries(&self) -> Vec<UnsignedEntry> {

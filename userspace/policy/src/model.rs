@@ -35,6 +35,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// Rules of class TRANSITION, in document order.
     pub transitions: Vec<Transition>,
+    /// Rules of class RELABEL, in document order, one for each pair.
+    pub relabels: Vec<Relabel>,
     /// Whose labels on files count, sorted by key, without duplicates.
     pub signers: Vec<Signer>,
     /// Public keys whose signatures count no more, sorted.
@@ -231,6 +233,19 @@ pub struct Transition {
     pub binary: u32,
     /// The ScID after the exec.
     pub new: u32,
+    /// Its line in the document, from 1.
+    pub line: u32,
+    /// Its start tag.
+    pub span: Span,
+}
+
+/// A rule of class RELABEL: a socket of `owner` that a process of `user` uses becomes `user`'s.
+#[derive(Clone, Copy, Debug)]
+pub struct Relabel {
+    /// The socket's ScID.
+    pub owner: u32,
+    /// The ScID of the process that uses it; another one.
+    pub user: u32,
     /// Its line in the document, from 1.
     pub line: u32,
     /// Its start tag.

@@ -158,6 +158,11 @@ const SHAPES: &[Shape] = &[
         name: Class::Transition.element(),
         children: &[("name", 0, 1), ("parentScID", 1, 1), ("binaryScID", 1, 1), ("newScID", 1, 1)],
     },
+    Shape {
+        kind: Kind::Rule(Class::Relabel),
+        name: Class::Relabel.element(),
+        children: &[("name", 0, 1), ("ownerScID", 1, 1), ("userScID", 1, 1)],
+    },
 ];
 
 /// Reads the document's elements; nothing when it is no XML or no DSP.

@@ -15,11 +15,14 @@ pub enum Class {
     Process,
     /// The ScID that an exec leads to.
     Transition,
+    /// The ScID of a socket in other hands.
+    Relabel,
 }
 
 impl Class {
     /// All classes.
-    pub const ALL: [Self; 4] = [Self::Socket, Self::Network, Self::Process, Self::Transition];
+    pub const ALL: [Self; 5] =
+        [Self::Socket, Self::Network, Self::Process, Self::Transition, Self::Relabel];
 
     /// The class's name in documents.
     #[must_use]
@@ -29,6 +32,7 @@ impl Class {
             Self::Network => "NETWORK",
             Self::Process => "PROCESS",
             Self::Transition => "TRANSITION",
+            Self::Relabel => "RELABEL",
         }
     }
 
@@ -40,6 +44,7 @@ impl Class {
             Self::Network => "NETWORK_class_rule",
             Self::Process => "PROCESS_class_rule",
             Self::Transition => "TRANSITION_class_rule",
+            Self::Relabel => "RELABEL_class_rule",
         }
     }
 
@@ -50,7 +55,7 @@ impl Class {
             Self::Socket => SOCKET,
             Self::Network => NETWORK,
             Self::Process => PROCESS,
-            Self::Transition => &[],
+            Self::Transition | Self::Relabel => &[],
         }
     }
 

@@ -12,8 +12,8 @@ use sigil_common::label::{KERNEL_SCID, Label};
 
 use crate::diagnostic::{Diagnostic, Findings, Source, Span};
 use crate::model::{
-    ANY, KERNEL, Node, Pattern, Perimeter, Policy, Port, Protection, Protocol, Rule, Transition,
-    Zone,
+    ANY, KERNEL, Node, Pattern, Perimeter, Policy, Port, Protection, Protocol, Relabel, Rule,
+    Transition, Zone,
 };
 use crate::parse::{Document, Element, Kind, Text};
 use crate::permission::Class;
@@ -110,6 +110,9 @@ enum Also {
     /// That, and `*`.
     Any,
 }
+
+/// Owners and users of RELABEL rules, and where they stand.
+type Relabels = HashMap<(u32, u32), Span>;
 
 struct Resolver<'s, 'f, 'd> {
     source: &'s Source,
@@ -369,10 +372,14 @@ impl<'d> Resolver<'_, '_, 'd> {
     }
 
     fn rules(&mut self, document: &Document<'d>, policy: &mut Policy) {
+        let mut relabels = Relabels::new();
         for element in &document.elements {
             match element.shape.kind {
                 Kind::Rule(Class::Transition) => {
                     policy.transitions.extend(self.transition(element));
+                }
+                Kind::Rule(Class::Relabel) => {
+                    policy.relabels.extend(self.relabel(element, &mut relabels));
                 }
                 Kind::Rule(class) => policy.rules.extend(self.rule(class, element)),
                 _ => {}
@@ -441,6 +448,26 @@ impl<'d> Resolver<'_, '_, 'd> {
         let new = element.one("newScID").and_then(|text| self.scid(text, Also::Nothing));
         let line = self.source.line(element.span.start);
         Some(Transition { parent: parent?, binary: binary?, new: new?, line, span: element.span })
+    }
+
+    /// Whose sockets become whose is said zone by zone: `*` would give sockets away unseen.
+    fn relabel(&mut self, element: &Element<'d>, taken: &mut Relabels) -> Option<Relabel> {
+        let owner = element.one("ownerScID").and_then(|text| self.scid(text, Also::Nothing));
+        let user = element.one("userScID").and_then(|text| self.scid(text, Also::Nothing));
+        let (owner, user) = (owner?, user?);
+        if owner == user {
+            let message = "a zone's sockets are its own already";
+            let hint = "name two zones, or delete the rule";
+            self.found.push(Diagnostic::error("dsp::relabel", element.span, message).hint(hint));
+            return None;
+        }
+        if let Some(first) = taken.insert((owner, user), element.span) {
+            let what = format!("what becomes of sockets of ScID {owner} in the hands of {user}");
+            self.found.push(duplicate(&what, element.span, first));
+            return None;
+        }
+        let line = self.source.line(element.span.start);
+        Some(Relabel { owner, user, line, span: element.span })
     }
 
     fn pattern(&mut self, snid: Option<Text<'d>>, scid: Option<Text<'d>>) -> Option<Pattern> {

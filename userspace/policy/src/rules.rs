@@ -53,6 +53,8 @@ pub struct NodeRules {
     /// zone is refused.
     #[serde(serialize_with = "rows")]
     pub transitions: Vec<(TransitionKey, u32)>,
+    /// Whose sockets become whose in use; no row means that the use is refused.
+    pub relabels: Vec<RelabelEntry>,
     /// Whose labels on files count.
     pub signers: Vec<SignerEntry>,
     /// Public keys whose signatures count no more.
@@ -63,6 +65,17 @@ pub struct NodeRules {
     pub revoked_signatures: Vec<[u8; 32]>,
     /// What files without a good label count as; no row means nothing, and the ScID stays.
     pub unsigned: Vec<UnsignedEntry>,
+}
+
+/// A row of [`NodeRules::relabels`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct RelabelEntry {
+    /// The socket's ScID.
+    pub owner: u32,
+    /// The ScID of the process that uses it, which the socket then has.
+    pub user: u32,
+    /// The line of the rule.
+    pub line: u32,
 }
 
 /// A row of [`NodeRules::signers`].

@@ -209,6 +209,11 @@ fn rules_together() {
   <unsigned><binaryScID> db </binaryScID></unsigned>
   <unsigned><parentScID> web </parentScID><deny> EXECVE </deny></unsigned>
   <unsigned><parentScID> db </parentScID><binaryScID> web </binaryScID></unsigned>")),
+        ("relabels", "  <RELABEL_class_rule><ownerScID>web</ownerScID><userScID>*</userScID></RELABEL_class_rule>
+  <RELABEL_class_rule><ownerScID>kernel</ownerScID><userScID>web</userScID></RELABEL_class_rule>
+  <RELABEL_class_rule><ownerScID>web</ownerScID><userScID>2</userScID></RELABEL_class_rule>
+  <RELABEL_class_rule><ownerScID>web</ownerScID><userScID>db</userScID></RELABEL_class_rule>
+  <RELABEL_class_rule><ownerScID>2</ownerScID><userScID>10</userScID></RELABEL_class_rule>".to_owned()),
         ("overruled_transition", "  <TRANSITION_class_rule><parentScID>2</parentScID><binaryScID>*</binaryScID><newScID>2</newScID></TRANSITION_class_rule>
   <TRANSITION_class_rule><parentScID>2</parentScID><binaryScID>2</binaryScID><newScID>10</newScID></TRANSITION_class_rule>
   <TRANSITION_class_rule><parentScID>2</parentScID><binaryScID>10</binaryScID><newScID>10</newScID></TRANSITION_class_rule>".to_owned()),

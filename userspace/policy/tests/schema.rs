@@ -83,6 +83,9 @@ fn both_refuse_the_same_shapes() {
         "<unsigned><binaryScID>*</binaryScID></unsigned>",
         "<unsigned><binaryScID>2</binaryScID><deny>EXECVE</deny></unsigned>",
         "<unsigned><deny>FORK</deny></unsigned>",
+        "<RELABEL_class_rule><ownerScID>2</ownerScID><userScID>3</userScID></RELABEL_class_rule><zone><ScID>3</ScID></zone>",
+        "<RELABEL_class_rule><name>n</name><ownerScID>2</ownerScID></RELABEL_class_rule>",
+        "<RELABEL_class_rule><ownerScID>2</ownerScID><userScID>*</userScID></RELABEL_class_rule>",
         "<TRANSITION_class_rule><parentScID>*</parentScID><binaryScID>2</binaryScID><newScID>*</newScID></TRANSITION_class_rule>",
     ] {
         agree(&format!("<DSP cluster='lab' serial='1'>{zone}{node}{body}</DSP>"));

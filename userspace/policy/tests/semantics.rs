@@ -1,7 +1,7 @@
 //! What rules mean, case by case.
 
 use sigil_common::label::{KERNEL_SCID, Label};
-use sigil_policy::{Class, Explanation, Policy, Question, compile};
+use sigil_policy::{Class, Explanation, Policy, Question, RelabelEntry, compile};
 
 fn policy(rules: &str) -> Policy {
     let document = format!(
@@ -150,6 +150,19 @@ fn transitions() {
         assert_eq!(becomes(key.parent, key.binary), Some(*new));
     }
     assert_eq!(lowered.len(), 2);
+}
+
+#[test]
+fn sockets_change_hands_one_way_and_between_named_zones() {
+    let policy = policy(
+        "<RELABEL_class_rule><ownerScID>10</ownerScID><userScID>20</userScID></RELABEL_class_rule>",
+    );
+    assert!(policy.relabel(10, 20).is_some());
+    for (owner, user) in [(20, 10), (10, 10), (0, 20), (10, 0), (10, KERNEL_SCID)] {
+        assert!(policy.relabel(owner, user).is_none(), "{owner} {user}");
+    }
+    let lowered = policy.rules_for(1).map(|rules| rules.relabels).unwrap_or_default();
+    assert!(matches!(lowered[..], [RelabelEntry { owner: 10, user: 20, .. }]), "{lowered:?}");
 }
 
 #[test]

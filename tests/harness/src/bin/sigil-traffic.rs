@@ -6,6 +6,7 @@
 //!     sigil-traffic udp-exchange ADDRESS:PORT COUNT|SECONDSs SIZE
 //!     sigil-traffic ping ADDRESS COUNT
 //!     sigil-traffic storm ADDRESS:PORT SECONDS
+//!     sigil-traffic ring …                see [`sigil_harness::ring::ring`]
 //!     sigil-traffic try …                 see [`sigil_harness::attempt::attempt`]
 
 use anyhow::{Context, Result, bail};
@@ -42,6 +43,10 @@ fn main() -> Result<()> {
         ["storm", address, seconds] => {
             let storm = storm(Duration::from_secs(seconds.parse()?), address.parse()?)?;
             println!("{}", serde_json::to_string(&storm)?);
+            return Ok(());
+        }
+        ["ring", ref rest @ ..] => {
+            println!("{}", sigil_harness::ring::ring(rest)?);
             return Ok(());
         }
         ["try", ref rest @ ..] => {

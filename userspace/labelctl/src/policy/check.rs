@@ -69,7 +69,7 @@ fn summary(policy: &Policy) -> Summary<'_> {
         serial: policy.serial,
         nodes: policy.nodes.len(),
         zones: policy.zones.len(),
-        rules: policy.rules.len() + policy.transitions.len(),
+        rules: policy.rules.len() + policy.transitions.len() + policy.relabels.len(),
     }
 }
 

@@ -16,17 +16,18 @@ use crate::output::{self, Answer};
 pub(super) struct Args {
     /// The document, or `-` for stdin
     file: PathBuf,
-    /// Who acts; ids or names. For TRANSITION, the process before the exec
+    /// Who acts; ids or names. For TRANSITION, the process before the exec; for RELABEL, the
+    /// socket
     #[arg(long, value_name = "SNID:SCID")]
     source: String,
     /// On whom; without it, the local permissions of the source are asked. For TRANSITION, the
-    /// label of the program's file
+    /// label of the program's file; for RELABEL, the process that uses the socket
     #[arg(long, value_name = "SNID:SCID")]
     target: Option<String>,
     /// The class of rules
     #[arg(long, value_enum, ignore_case = true)]
     class: ClassName,
-    /// The permission, such as CREATE; none for TRANSITION
+    /// The permission, such as CREATE; none for TRANSITION and RELABEL
     #[arg(long)]
     permission: Option<String>,
 }
@@ -42,6 +43,8 @@ enum ClassName {
     Process,
     /// The `ScID` after an exec
     Transition,
+    /// The `ScID` of a socket in other hands
+    Relabel,
 }
 
 impl From<ClassName> for Class {
@@ -51,6 +54,7 @@ impl From<ClassName> for Class {
             ClassName::Network => Self::Network,
             ClassName::Process => Self::Process,
             ClassName::Transition => Self::Transition,
+            ClassName::Relabel => Self::Relabel,
         }
     }
 }
@@ -62,7 +66,9 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<Answer> {
     let source = label(&policy, &args.source)?;
     let target = args.target.as_deref().map(|target| label(&policy, target)).transpose()?;
     match (class, target) {
-        (Class::Network | Class::Transition, None) => bail!("class {class} needs a --target"),
+        (Class::Network | Class::Transition | Class::Relabel, None) => {
+            bail!("class {class} needs a --target")
+        }
         (Class::Process, Some(_)) => bail!("class PROCESS has no --target"),
         _ => {}
     }
@@ -81,8 +87,10 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<Answer> {
 fn permission(class: Class, word: Option<&str>) -> Result<Option<Permission>> {
     let names = || class.names(u32::MAX).join(" ");
     match (class, word) {
-        (Class::Transition, None) => Ok(None),
-        (Class::Transition, Some(_)) => bail!("class TRANSITION has no --permission"),
+        (Class::Transition | Class::Relabel, None) => Ok(None),
+        (Class::Transition | Class::Relabel, Some(_)) => {
+            bail!("class {class} has no --permission")
+        }
         (_, None) => bail!("class {class} needs a --permission, one of: {}", names()),
         (_, Some(word)) => {
             let found = class.permission(&word.to_ascii_uppercase());

@@ -65,6 +65,7 @@ pub(super) fn print(policy: &Policy, rules: &NodeRules) -> Result<()> {
             ),
         ),
         ("transitions", transitions(rules, &zone)),
+        ("sockets that change hands", relabels(rules, &zone)),
         ("signers", signers(rules, &zone)),
         ("revoked", revoked(rules)),
         ("unsigned files", unsigned(rules, &zone)),
@@ -185,6 +186,14 @@ fn transitions(rules: &NodeRules, zone: ZoneName<'_>) -> Table {
     let mut table = Table::new(&["PARENT", "BINARY", "NEW"]);
     for (key, new) in &rules.transitions {
         table.row([zone(key.parent), zone(key.binary), zone(*new)]);
+    }
+    table
+}
+
+fn relabels(rules: &NodeRules, zone: ZoneName<'_>) -> Table {
+    let mut table = Table::new(&["OWNER", "USER, AND THEN OWNER", "LINE"]);
+    for entry in &rules.relabels {
+        table.row([zone(entry.owner), zone(entry.user), entry.line.to_string()]);
     }
     table
 }
