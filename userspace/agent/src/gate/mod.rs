@@ -28,7 +28,7 @@ use nix::sys::fanotify::{
     Response,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sigil_binary::{Judgement, Verdicts};
+use sigil_binary::{Evicted, Judgement, Verdicts};
 use sigil_common::abi::binary::BinaryKey;
 use sigil_common::abi::process::{Binary, Task, binary_flag};
 use sigil_datapath::{Execs, Tasks};
@@ -56,6 +56,8 @@ pub(crate) struct Gate {
     chains: Chains,
     /// Names of interpreters of labelled programs: their files are asked for every time.
     interpreters: BTreeSet<String>,
+    /// What the kernel's map did not let go of yet: until it does, these files stay as they are.
+    stuck: Vec<Evicted>,
 }
 
 impl std::fmt::Debug for Gate {
@@ -80,6 +82,7 @@ impl Gate {
             rules,
             chains: Chains::default(),
             interpreters: BTreeSet::new(),
+            stuck: Vec::new(),
         })
     }
 
@@ -157,7 +160,8 @@ impl Gate {
                 Err(error) => return Err(error).context("the exec gate"),
             }
             // Until they are dropped, nobody can write these files: first the kernel forgets them.
-            let evicted = self.verdicts.sweep();
+            let mut evicted = self.verdicts.sweep();
+            evicted.append(&mut self.stuck);
             let keys: Vec<_> = evicted.iter().map(|one| one.key).collect();
             self.forget(group, &keys)?;
             drop(evicted);
@@ -265,10 +269,9 @@ impl Gate {
     /// What a file is, and which state of it that is true of.
     fn judge(&mut self, file: &File) -> Option<(BinaryKey, Binary)> {
         let Judgement { key, verdict, evicted, .. } = self.verdicts.judge(file);
-        for one in &evicted {
-            // What is not known is unsigned.
-            let _ = self.execs.forget(&one.key);
-        }
+        // What is not known is unsigned. The others are tried again with the next sweep.
+        let held = evicted.into_iter().filter(|one| self.execs.forget(&one.key).is_err());
+        self.stuck.extend(held);
         let signed = verdict.as_ref().ok().and_then(|verified| {
             let voucher = self.vouchers.number(&mut self.execs, &self.tasks, verified)?;
             Some((verified.scid, voucher))
