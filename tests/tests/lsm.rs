@@ -323,7 +323,7 @@ fn handed_over(node: &Node, from: u32, to: u32, caller: u32) -> Result<String> {
          def call():\n\
          \x20   port = int(os.read(ports[0], 9))\n\
          \x20   try:\n\
-         \x20       one = socket.create_connection(('127.0.0.1', port), timeout=4)\n\
+         \x20       one = socket.create_connection(('127.0.0.1', port), timeout=8)\n\
          \x20       print(one.recv(5).decode(), flush=True)\n\
          \x20   except OSError as error: print(type(error).__name__, flush=True)\n\
          others = child({from}, opener), child({to}, acceptor)\n\
