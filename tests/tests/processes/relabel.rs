@@ -77,7 +77,7 @@ fn caller(port: &str) -> String {
 
 /// One zone opens the port, another accepts: what it accepts is its own, also for the caller.
 #[test]
-fn an_accepted_socket_has_its_acceptors_label() -> Result<()> {
+fn what_is_accepted_has_its_acceptors_label() -> Result<()> {
     let bench = Bench::start("relabel-accept")?;
     let meeting = Meeting::new(&bench)?;
     for (zone, heard) in [(USER, "b'1'"), (SINGLE, "TimeoutError")] {
