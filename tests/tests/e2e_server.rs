@@ -2,7 +2,6 @@
 //! node, and no policy knows it.
 
 use anyhow::Result;
-use nix::sys::signal::Signal;
 use sigil_harness::cluster::Setting;
 use sigil_harness::traffic::finish;
 use sigil_harness::{Cluster, Node, PATIENCE, Server, until};
@@ -179,32 +178,6 @@ fn a_node_goes_on_without_its_server_and_comes_back_with_new_keys() -> Result<()
     until("traffic after the server is back", 2 * PATIENCE, back)?;
     let status = server.status(&host)?;
     assert!(status.stamp > 1, "the old epoch is not used again: {status:?}");
-    Ok(())
-}
-
-/// A policy that cost a node its server is taken back by the node.
-#[test]
-fn a_node_that_loses_its_server_goes_back() -> Result<()> {
-    let (cluster, host, server) = cluster("auto", QUICK)?;
-    let two = cluster.node("two")?;
-    let _app = two.serve(Some(APP), &["udp-echo", "8000"])?;
-    let next = policy(&host, 2, OTHER_TO_APP)?;
-    let trial = ["policy", "push", "--canary", "1,2", "--confirm-within", "2s", &next];
-    server.administer(&host, &trial)?;
-    until("canary in force", PATIENCE, || Ok(echoes(&cluster, OTHER)?.then_some(())))?;
-    // Nobody confirms it.
-    let back = || Ok((!echoes(&cluster, OTHER)?).then_some(()));
-    until("canary taken back", 2 * PATIENCE, back)?;
-    assert!(echoes(&cluster, WEB)?);
-    // A push whose answer is never heard: the server stops right after it.
-    let next = policy(&host, 3, OTHER_TO_APP)?;
-    let trial = ["policy", "push", "--canary", "1,2", "--confirm-within", "3s", &next];
-    server.settled(&host)?;
-    server.administer(&host, &trial)?;
-    server.process().map_or(Ok(()), |process| process.signal(Signal::SIGSTOP))?;
-    let back = || Ok((!echoes(&cluster, OTHER)?).then_some(()));
-    until("nodes that went back", 2 * PATIENCE, back)?;
-    server.process().map_or(Ok(()), |process| process.signal(Signal::SIGCONT))?;
     Ok(())
 }
 

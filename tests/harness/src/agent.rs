@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,6 +39,9 @@ pub struct Config {
     pub socket: PathBuf,
     /// What has to outlive the agent.
     pub state: PathBuf,
+    /// Where metrics and health are served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
     /// Whether a drop is only counted.
     pub observe: bool,
     /// The label's domain of interpretation, eight hexadecimal digits.
@@ -95,6 +99,7 @@ impl Config {
             bpffs: node.bpffs().join("sigil"),
             socket: node.socket(),
             state: node.directory().join("state"),
+            metrics: None,
             observe: false,
             doi: None,
             guard_exec: Vec::new(),

@@ -22,6 +22,8 @@ const SOON: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_mins(1);
 /// Events of rules with `<alarm>` that wait to be told; more are counted.
 const RULES: usize = 64;
+/// Bytes of a message at most.
+const MESSAGE: usize = 1024;
 
 /// The newest events, from the thread that reads the kernel's ring.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +47,7 @@ impl Samples {
                 held.drops.insert(of, event.clone());
             }
             EventKind::Alarm if held.rules.len() < RULES => held.rules.push(event.clone()),
-            EventKind::Alarm => held.more += 1,
+            EventKind::Alarm => held.more += 1 + u64::from(event.suppressed),
             EventKind::Observed => {}
         }
     }
@@ -69,13 +71,15 @@ pub(crate) struct Alarms {
     samples: Samples,
     drops: BTreeMap<(String, String), Event>,
     paces: BTreeMap<(String, String), Pace>,
+    /// Uses of rules with `<alarm>` that are counted and not told.
+    more: u64,
 }
 
 impl Alarms {
     pub(crate) fn open(state: &Path, fresh: bool) -> Result<Self> {
         let spool = Spool::open(state, fresh)?;
         let samples = Samples::default();
-        Ok(Self { spool, samples, drops: BTreeMap::new(), paces: BTreeMap::new() })
+        Ok(Self { spool, samples, drops: BTreeMap::new(), paces: BTreeMap::new(), more: 0 })
     }
 
     /// Where events are noted.
@@ -84,19 +88,27 @@ impl Alarms {
     }
 
     /// Raises an alarm.
-    pub(crate) fn raise(&mut self, kind: &str, message: String) {
+    pub(crate) fn raise(&mut self, kind: &str, mut message: String) {
+        message.truncate(message.floor_char_boundary(MESSAGE));
         let alarm = NodeAlarm { message, ..blank(kind) };
         self.spool.push(vec![(alarm, None)]);
     }
 
-    /// Raises what happened since the last time.
+    /// Raises what happened since the last time. Where much waits for the server it is counted alone:
+    /// drops by the kernel, which has counted them anyway, uses of rules here.
     pub(crate) fn look(&mut self, counters: &Counters, now: Instant) {
         let Sampled { mut drops, rules, more } = self.samples.take();
         self.drops.append(&mut drops);
+        self.more += more;
+        if self.spool.is_crowded() {
+            self.more += rules.iter().map(|event| 1 + u64::from(event.suppressed)).sum::<u64>();
+            return;
+        }
         let mut alarms: Vec<_> = rules.iter().map(|event| (of_rule(event), None)).collect();
-        if more > 0 {
+        if self.more > 0 {
             let message = "further uses of rules with <alarm>".to_owned();
-            alarms.push((NodeAlarm { message, count: more, ..blank("rule") }, None));
+            let count = std::mem::take(&mut self.more);
+            alarms.push((NodeAlarm { message, count, ..blank("rule") }, None));
         }
         for (hook, row) in &counters.rows {
             for (reason, total) in &row.dropped {
@@ -221,6 +233,38 @@ mod tests {
         let counts = told(&alarms);
         assert!(counts.len() < 15, "{counts:?}");
         assert_eq!(counts.iter().sum::<u64>(), 3000);
+    }
+
+    /// A server that is away for long, and rules with `<alarm>` that are used all the time.
+    #[test]
+    fn what_waits_for_long_is_bounded_and_adds_up_all_the_same() {
+        const SECONDS: u32 = 1000;
+        let state = tempfile::tempdir().unwrap();
+        let mut alarms = Alarms::open(state.path(), true).unwrap();
+        let samples = alarms.samples();
+        let raw = sigil_common::abi::event::DropEvent::default();
+        let event = crate::report::event(&raw, &crate::names::Names::default());
+        let event = Event { kind: EventKind::Alarm, suppressed: 1, ..event };
+        let start = Instant::now();
+        for second in 0..SECONDS {
+            for _ in 0..100 {
+                samples.note(&event);
+            }
+            alarms.look(&counters(10 * u64::from(second + 1)), start + SOON * second);
+        }
+        assert!(alarms.waiting() < 4096);
+        let (mut drops, mut rules, mut next) = (0, 0, 1);
+        for second in SECONDS.. {
+            let Some(report) = alarms.report() else { break };
+            for alarm in &report.alarms {
+                assert_eq!(alarm.number, next, "a gap");
+                next += 1;
+                *(if alarm.kind == "drop" { &mut drops } else { &mut rules }) += alarm.count;
+            }
+            alarms.heard(next - 1);
+            alarms.look(&counters(10 * u64::from(SECONDS)), start + SOON * second);
+        }
+        assert_eq!((drops, rules), (10 * u64::from(SECONDS), 200 * u64::from(SECONDS)));
     }
 
     #[test]

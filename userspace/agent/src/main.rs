@@ -130,7 +130,9 @@ fn log_to_stderr() {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && !plain)
-        .with_target(false);
+        .with_target(false)
+        // What finds no room is not told: telling of that would panic.
+        .log_internal_errors(false);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         log.without_time().init();
     } else {

@@ -359,15 +359,16 @@ impl Node {
         let signed = self.signed.as_ref()?;
         let age = |since: i64| u64::try_from(signed::seconds() - since).unwrap_or_default();
         let progress = signed.progress();
+        let problems = [self.line.problem.clone(), progress.problem];
+        let problems = problems.into_iter().filter(|problem| !problem.is_empty());
+        let problem = problems.collect::<Vec<_>>().join("; ");
         Some(Server {
             address: self.line.server,
             silent: (self.line.heard != 0).then(|| age(self.line.heard)),
             revision: progress.revision,
             age: (progress.revision != 0).then(|| age(signed.kept.since)),
             trial: signed.kept.trial,
-            problem: [self.line.problem.clone(), progress.problem]
-                .into_iter()
-                .find(|problem| !problem.is_empty()),
+            problem: (!problem.is_empty()).then_some(problem),
         })
     }
 
@@ -443,29 +444,35 @@ impl Node {
         if let Err(error) = self.enforce(&envelope) {
             let why = brief(&format!("{error:#}"));
             let signed = self.signed.as_mut().context("this node has no server")?;
-            signed.refused(envelope.revision, why)?;
+            signed.refused(envelope.revision, why);
             return Err(error);
         }
         let confirm = confirm_within(&envelope);
         let signed = self.signed.as_mut().context("this node has no server")?;
-        signed.advance(policy, envelope)?;
+        signed.advance(policy, envelope);
         Ok(signed.kept.trial.then_some(confirm))
     }
 
     /// The server is known to be reachable under the policy in force.
-    pub(crate) fn confirm(&mut self) -> Result<()> {
-        self.signed.as_mut().map_or(Ok(()), Signed::confirm)
+    pub(crate) fn confirm(&mut self) {
+        if let Some(signed) = &mut self.signed {
+            signed.confirm();
+        }
     }
 
     /// The policy in force cost this node its server: the one before is in force again.
     pub(crate) fn go_back(&mut self) -> Result<()> {
         let Some(signed) = &mut self.signed else { return Ok(()) };
-        let Some((policy, envelope)) = signed.previous() else { return signed.confirm() };
+        let Some((policy, envelope)) = signed.previous() else {
+            signed.confirm();
+            return Ok(());
+        };
         let why = "the server was lost after it was put in force";
         tracing::error!(revision = envelope.revision, "{why}: going back");
         self.enforce(&envelope)?;
         let signed = self.signed.as_mut().context("this node has no server")?;
-        signed.go_back(policy, envelope, why)
+        signed.go_back(policy, envelope, why);
+        Ok(())
     }
 
     /// Puts an envelope's document in force, but for those who were revoked.
@@ -488,17 +495,22 @@ impl Node {
         Ok(())
     }
 
-    /// Installs the keys that the server says are all this node has, and drops those it revoked.
+    /// Installs the keys that the server says are all this node has, and drops those it revoked. What
+    /// cannot be written down is not used.
     pub(crate) fn install(&mut self, keys: &proto::Keys) -> Result<()> {
         let signed = self.signed.as_mut().context("this node has no server")?;
         if let Err(old) = signed.may_follow(keys) {
-            let message = format!("keys are refused: {old}");
-            self.alarm("keys-refused", message.clone());
-            bail!("{message}");
+            self.alarm("keys-refused", format!("keys are refused: {old}"));
+            return Err(old.into());
         }
         let epochs = crate::keys::of_server(keys)?;
-        signed.follow(keys)?;
-        if signed.revoke(keys.revoked.clone())?
+        let followed = signed.follow(keys);
+        signed.trouble = followed
+            .as_ref()
+            .err()
+            .map_or_else(String::new, |error| brief(&format!("new keys are not taken: {error:#}")));
+        followed?;
+        if signed.revoke(keys.revoked.clone())
             && let Some(document) = signed.document()
         {
             let snid = self.config.snid.get();
@@ -551,14 +563,29 @@ impl Node {
             for message in again {
                 self.alarm("guarded-again", message);
             }
-        } else if problems.is_empty() {
+            for what in upkeep.repaired {
+                let message = format!("somebody removed or changed {what}: it is as it was again");
+                tracing::error!("{message}");
+                self.alarm("tampered", message);
+            }
+        } else if problems.is_empty() && self.signed.as_ref().is_none_or(Signed::is_kept) {
             return;
         }
-        let problems: Vec<_> = problems.into_iter().map(|error| failed(error).message).collect();
-        let held = std::mem::replace(&mut self.status.problems, problems.clone());
-        for problem in problems.into_iter().filter(|problem| !held.contains(problem)) {
+        let mut problems: Vec<_> = problems
+            .into_iter()
+            .map(|error| {
+                let tampered = matches!(error, Error::Tampered { .. });
+                (if tampered { "tampered" } else { "node-problem" }, failed(error).message)
+            })
+            .collect();
+        if let Some(Err(error)) = self.signed.as_mut().map(Signed::keep) {
+            problems.push(("node-problem", format!("{error:#}")));
+        }
+        let told = problems.iter().map(|(_, problem)| problem.clone()).collect();
+        let held = std::mem::replace(&mut self.status.problems, told);
+        for (kind, problem) in problems.into_iter().filter(|(_, told)| !held.contains(told)) {
             tracing::error!("{problem}");
-            self.alarm("node-problem", problem);
+            self.alarm(kind, problem);
         }
     }
 

@@ -46,6 +46,10 @@ pub(crate) struct Signed {
     pub(crate) envelope: Option<Envelope>,
     /// The version of the keys in force.
     pub(crate) keys: u64,
+    /// Why newer ones are not.
+    pub(crate) trouble: String,
+    /// What is in force is on disk.
+    is_kept: bool,
 }
 
 impl Signed {
@@ -62,7 +66,7 @@ impl Signed {
         let envelope = envelope.with_context(|| {
             format!("{} is not used: remove it, and the server sends another", path.display())
         })?;
-        Ok(Self { path, recipient, kept, envelope, keys: 0 })
+        Ok(Self { path, recipient, kept, envelope, keys: 0, trouble: String::new(), is_kept: true })
     }
 
     fn revision(&self) -> u64 {
@@ -76,8 +80,9 @@ impl Signed {
         Ok(envelope)
     }
 
-    /// The policy is in force: keeps it, and the one before for the way back.
-    pub(crate) fn advance(&mut self, policy: SignedPolicy, envelope: Envelope) -> Result<()> {
+    /// The policy is in force: keeps it, and the one before for the way back. That the disk takes
+    /// nothing keeps no policy out of force: [`Signed::keep`] tries again.
+    pub(crate) fn advance(&mut self, policy: SignedPolicy, envelope: Envelope) {
         if envelope.revision != self.kept.failed {
             (self.kept.failed, self.kept.reverts) = (0, 0);
             self.kept.problem.clear();
@@ -88,13 +93,26 @@ impl Signed {
         self.kept.trial = self.kept.previous.is_some();
         self.kept.since = seconds();
         self.envelope = Some(envelope);
-        self.write()
+        let _ = self.write();
+    }
+
+    /// Whether what is in force is on disk.
+    pub(crate) const fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// Writes what the disk did not take before.
+    pub(crate) fn keep(&mut self) -> Result<()> {
+        if self.is_kept {
+            return Ok(());
+        }
+        self.write().context("what is in force is not on disk: a restart would bring back older")
     }
 
     /// The server knows that the policy is in force, and could say so.
-    pub(crate) fn confirm(&mut self) -> Result<()> {
+    pub(crate) fn confirm(&mut self) {
         self.kept.trial = false;
-        self.write()
+        let _ = self.write();
     }
 
     /// What was in force before, if it is known.
@@ -105,12 +123,7 @@ impl Signed {
     }
 
     /// What was in force before is so again.
-    pub(crate) fn go_back(
-        &mut self,
-        policy: SignedPolicy,
-        envelope: Envelope,
-        why: &str,
-    ) -> Result<()> {
+    pub(crate) fn go_back(&mut self, policy: SignedPolicy, envelope: Envelope, why: &str) {
         let failed = self.revision();
         self.kept.reverts = if self.kept.failed == failed { self.kept.reverts + 1 } else { 1 };
         self.kept.failed = failed;
@@ -119,14 +132,14 @@ impl Signed {
         self.kept.previous = None;
         self.kept.trial = false;
         self.envelope = Some(envelope);
-        self.write()
+        let _ = self.write();
     }
 
     /// A policy was refused, and what was in force stays.
-    pub(crate) fn refused(&mut self, revision: u64, why: String) -> Result<()> {
+    pub(crate) fn refused(&mut self, revision: u64, why: String) {
         self.kept.failed = revision;
         self.kept.problem = why;
-        self.write()
+        let _ = self.write();
     }
 
     /// Whether keys may follow those that were here: a server whose store is an old copy would give
@@ -152,21 +165,24 @@ impl Signed {
         let retired = self.kept.retired.max(gone.copied().unwrap_or(0));
         let next = Kept { keys: keys.version, retired, epochs: numbers, ..self.kept.clone() };
         if next != self.kept {
-            self.kept = next;
-            self.write()?;
+            let before = std::mem::replace(&mut self.kept, next);
+            if let Err(error) = self.write() {
+                self.kept = before;
+                return Err(error);
+            }
         }
         Ok(())
     }
 
     /// Keeps who was revoked, and says whether that is news.
-    pub(crate) fn revoke(&mut self, mut revoked: Vec<u32>) -> Result<bool> {
+    pub(crate) fn revoke(&mut self, mut revoked: Vec<u32>) -> bool {
         revoked.sort_unstable();
         if self.kept.revoked == revoked {
-            return Ok(false);
+            return false;
         }
         self.kept.revoked = revoked;
-        self.write()?;
-        Ok(true)
+        let _ = self.write();
+        true
     }
 
     /// The instance of the counters, made anew where they are.
@@ -195,16 +211,22 @@ impl Signed {
             serial: self.envelope.as_ref().map_or(0, |envelope| envelope.serial),
             keys: self.keys,
             failed: self.kept.failed,
-            problem: self.kept.problem.clone(),
+            problem: if self.kept.problem.is_empty() {
+                self.trouble.clone()
+            } else {
+                self.kept.problem.clone()
+            },
             reverts: self.kept.reverts,
             stamped: 0,
             seen_keys: self.kept.keys,
         }
     }
 
-    fn write(&self) -> Result<()> {
-        write_secret(&self.path, &self.kept.encode_to_vec())
-            .with_context(|| format!("cannot write {}", self.path.display()))
+    fn write(&mut self) -> Result<()> {
+        let written = write_secret(&self.path, &self.kept.encode_to_vec())
+            .with_context(|| format!("cannot write {}", self.path.display()));
+        self.is_kept = written.is_ok();
+        written
     }
 }
 
@@ -242,7 +264,8 @@ mod tests {
     fn take(signed: &mut Signed, revision: u64) -> Result<()> {
         let policy = policy(revision);
         let envelope = signed.check(&policy)?;
-        signed.advance(policy, envelope)
+        signed.advance(policy, envelope);
+        Ok(())
     }
 
     #[test]
@@ -267,7 +290,7 @@ mod tests {
         take(&mut signed, 4).unwrap();
         take(&mut signed, 7).unwrap();
         let (previous, envelope) = signed.previous().unwrap();
-        signed.go_back(previous, envelope, "lost").unwrap();
+        signed.go_back(previous, envelope, "lost");
         let progress = signed.progress();
         assert_eq!((progress.revision, progress.failed, progress.reverts), (4, 7, 1));
         assert!(take(&mut signed, 6).is_err(), "older than what was seen");
@@ -301,6 +324,27 @@ mod tests {
         again.instance(true).unwrap();
         assert!(again.may_follow(&keys(8, &[2])).is_err());
         assert_eq!(again.may_follow(&keys(8, &[3])), Ok(()));
+    }
+
+    #[test]
+    fn a_full_disk_keeps_no_policy_out_of_force_and_lets_no_new_keys_in() {
+        let state = tempfile::tempdir().unwrap();
+        let mut signed = Signed::open(state.path(), recipient()).unwrap();
+        take(&mut signed, 3).unwrap();
+        signed.follow(&keys(4, &[1])).unwrap();
+        // Nothing can be put beside the file.
+        let beside = state.path().join(format!("{FILE}.new"));
+        fs::create_dir(&beside).unwrap();
+        take(&mut signed, 4).unwrap();
+        assert_eq!((signed.progress().revision, signed.is_kept()), (4, false));
+        assert!(signed.keep().is_err() && signed.follow(&keys(5, &[2])).is_err());
+        assert_eq!(signed.progress().seen_keys, 4);
+        assert_eq!(Signed::open(state.path(), recipient()).unwrap().progress().revision, 3);
+        fs::remove_dir(&beside).unwrap();
+        signed.keep().unwrap();
+        signed.follow(&keys(5, &[2])).unwrap();
+        let again = Signed::open(state.path(), recipient()).unwrap();
+        assert_eq!((again.progress().revision, again.progress().seen_keys), (4, 5));
     }
 
     #[test]

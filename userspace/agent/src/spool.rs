@@ -17,6 +17,8 @@ const FILE: &str = "alarms";
 const MOST: usize = 4096;
 /// What goes at once when there are more.
 const LESS: usize = MOST / 4;
+/// Bytes of a report: the server takes 256 KiB.
+const REPORT_BYTES: usize = 200 << 10;
 
 /// What of a kernel counter was reported: hook and reason.
 pub(crate) type Totals = BTreeMap<(String, String), u64>;
@@ -132,7 +134,15 @@ impl Spool {
 
     /// What to report next, if anything waits.
     pub(crate) fn report(&self) -> Option<Report> {
-        let alarms: Vec<_> = self.waiting.iter().take(REPORT_MAX).cloned().collect();
+        let mut left = REPORT_BYTES;
+        let fits = |alarm: &&NodeAlarm| {
+            let length = alarm.encoded_len();
+            let first = left == REPORT_BYTES;
+            left = left.saturating_sub(length);
+            first || left > 0
+        };
+        let alarms: Vec<_> =
+            self.waiting.iter().take(REPORT_MAX).take_while(fits).cloned().collect();
         (!alarms.is_empty()).then(|| Report { chain: self.head.chain.clone(), alarms })
     }
 
@@ -144,6 +154,11 @@ impl Spool {
         if self.records > 2 * self.waiting.len() + REPORT_MAX {
             self.rewrite();
         }
+    }
+
+    /// Whether so much waits that what can be told later, or is kept elsewhere, is better not added.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.waiting.len() >= MOST / 2
     }
 
     /// How many wait.
@@ -232,6 +247,26 @@ mod tests {
         changed[last] ^= 1;
         fs::write(&path, &changed).unwrap();
         Spool::open(state.path(), false).unwrap();
+    }
+
+    #[test]
+    fn a_report_is_no_longer_than_the_server_takes() {
+        let state = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(state.path(), true).unwrap();
+        let long = NodeAlarm { message: "x".repeat(10_000), ..NodeAlarm::default() };
+        spool.push(vec![(long, None); 50]);
+        let mut reports = 0;
+        while let Some(report) = spool.report() {
+            assert!(report.encoded_len() < 256 << 10 && !report.alarms.is_empty());
+            spool.heard(report.alarms.last().unwrap().number);
+            reports += 1;
+        }
+        assert!(reports > 1 && spool.waiting() == 0);
+        spool.push(vec![(
+            NodeAlarm { message: "x".repeat(300 << 10), ..NodeAlarm::default() },
+            None,
+        )]);
+        assert_eq!(numbers(&spool).len(), 1, "one is told however long");
     }
 
     #[test]

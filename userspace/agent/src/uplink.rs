@@ -25,7 +25,7 @@ use tonic::transport::Channel;
 use crate::join::request;
 use crate::node::Node;
 use crate::serve::{brief, with_node};
-use crate::signed::seconds;
+use crate::signed::{OldKeys, seconds};
 
 /// A server that says nothing for so long is lost: pings are answered.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -219,9 +219,11 @@ impl Uplink {
             node.line(|line| {
                 *line = Line { server: Some(server), heard: seconds(), problem: String::new() };
             });
-            if confirmed { node.confirm() } else { Ok(()) }
+            if confirmed {
+                node.confirm();
+            }
         })
-        .await?
+        .await
     }
 
     async fn take(&mut self, body: server_message::Body, ping: u64) -> Result<()> {
@@ -235,10 +237,14 @@ impl Uplink {
                         installed
                     })
                     .await?;
-                if let Err(error) = installed {
-                    tracing::error!("the keys that were here stay: {error:#}");
+                match installed {
+                    Err(error) if error.is::<OldKeys>() => {
+                        tracing::error!("the keys that were here stay: {error:#}");
+                        Ok(())
+                    }
+                    // The server sends them again to whoever attaches again.
+                    installed => installed.context("the keys that were here stay"),
                 }
-                Ok(())
             }
             server_message::Body::Policy(policy) => {
                 let taken = self.on_node(move |node| node.take(policy)).await?;

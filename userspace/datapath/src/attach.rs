@@ -61,7 +61,11 @@ impl TcHook {
     }
 }
 
-const LOOPBACK: &str = "lo";
+pub(crate) const LOOPBACK: &str = "lo";
+
+/// What judges the node's own traffic.
+pub(crate) const ON_LOOPBACK: [(&str, TcAttachType); 2] =
+    [(name::LO_STAMP, TcAttachType::Egress), (name::LO_VERIFY, TcAttachType::Ingress)];
 
 /// Links always share a cgroup with other programs; the flag that says so is refused for them.
 const SHARED: CgroupAttachMode = CgroupAttachMode::Single;
@@ -75,10 +79,10 @@ const SOCK_ADDR: [&str; 6] = [
     name::SOCK_SENDMSG6,
 ];
 
-/// Programs that watch processes, each with a link of its own name.
-pub(crate) const PROCESSES: [&str; 9] = {
+/// Programs on the control group, each with a link of its own name.
+pub(crate) const SOCKETS: [&str; 8] = {
     let [a, b, c, d, e, f] = SOCK_ADDR;
-    [name::TASK_FORK, name::SOCK_CREATE, a, b, c, d, e, f, name::SKB_DELIVER]
+    [name::SOCK_CREATE, a, b, c, d, e, f, name::SKB_DELIVER]
 };
 
 impl Datapath {
@@ -128,8 +132,9 @@ impl Datapath {
         self.attach_tasks()?;
         self.attach_sockets()?;
         self.attach_lsm()?;
-        self.attach_tc(LOOPBACK, name::LO_STAMP, TcAttachType::Egress)?;
-        self.attach_tc(LOOPBACK, name::LO_VERIFY, TcAttachType::Ingress)?;
+        for (program, at) in ON_LOOPBACK {
+            self.attach_tc(LOOPBACK, program, at)?;
+        }
         let mut attached = Vec::new();
         for (found, interface) in interfaces {
             let mode = self.attach_nic(&interface, &found)?;
@@ -277,7 +282,7 @@ impl Datapath {
         pin_link(link, &pin)
     }
 
-    fn attach_tc(
+    pub(crate) fn attach_tc(
         &mut self,
         interface: &str,
         name: &'static str,
@@ -317,7 +322,7 @@ impl Datapath {
         self.remove_filter(name, interface)
     }
 
-    fn attach_tasks(&mut self) -> Result<(), Error> {
+    pub(crate) fn attach_tasks(&mut self) -> Result<(), Error> {
         let btf = aya::Btf::from_sys_fs()
             .map_err(|_| Error::Feature { feature: "BTF", remedy: "boot a kernel with BTF" })?;
         for Tracepoint { program: name, point, optional } in name::TRACEPOINTS {
@@ -341,7 +346,7 @@ impl Datapath {
         Ok(())
     }
 
-    fn attach_sockets(&mut self) -> Result<(), Error> {
+    pub(crate) fn attach_sockets(&mut self) -> Result<(), Error> {
         let path = self.options.cgroup.clone();
         let cgroup = File::open(&path).map_err(Error::io(&path))?;
         self.attach_process(name::SOCK_CREATE, |bpf, name| {

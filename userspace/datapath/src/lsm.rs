@@ -75,7 +75,7 @@ impl Datapath {
         Ok(())
     }
 
-    fn attach_hooks(&mut self) -> Result<(), Error> {
+    pub(crate) fn attach_hooks(&mut self) -> Result<(), Error> {
         let btf = aya::Btf::from_sys_fs()
             .map_err(|_| Error::Feature { feature: "BTF", remedy: "boot a kernel with BTF" })?;
         for Tracepoint { program: name, point, .. } in LSM_HOOKS {

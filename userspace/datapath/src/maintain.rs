@@ -1,15 +1,17 @@
 //! Keeping in place what was set up, while the agent runs.
 //!
 //! An interface may be deleted and made again, links may be detached by force: what is missing is
-//! attached again as soon as it can be, and until then it is said what is missing.
+//! attached again as soon as it can be, and until then it is said what is missing. What others took
+//! away is put back, and said too.
 
-use std::fs;
+use std::path::Path;
 
+use sigil_common::abi::name::TRACEPOINTS;
 use sigil_common::abi::{generation_flag, name};
 
-use crate::attach::{Attached, PROCESSES, TcHook};
+use crate::attach::{Attached, LOOPBACK, ON_LOOPBACK, SOCKETS, TcHook, unpin};
 use crate::error::Error;
-use crate::load::{Datapath, links};
+use crate::load::{Datapath, PINNED, links};
 use crate::net::{Interface, Netlink, gso_limit};
 use crate::options::Mode;
 use crate::sys;
@@ -19,6 +21,8 @@ use crate::sys;
 pub struct Upkeep {
     /// Where packets are verified now.
     pub attached: Vec<Attached>,
+    /// What others had taken away or changed, and is as it was.
+    pub repaired: Vec<String>,
     /// What is not as it should be.
     pub problems: Vec<Error>,
 }
@@ -35,11 +39,12 @@ impl Datapath {
                 return upkeep;
             }
         };
-        if self.moved() {
+        let moved = self.moved();
+        if moved {
             upkeep.problems.extend(self.configure().err());
         }
         for interface in self.options.interfaces.clone() {
-            match self.keep(&mut netlink, &interface) {
+            match self.keep(&mut netlink, &interface, moved, &mut upkeep.repaired) {
                 Ok(mode) => {
                     upkeep.attached.push(Attached { interface, mode, hook: self.hook });
                 }
@@ -48,7 +53,8 @@ impl Datapath {
                 Err(error) => upkeep.problems.push(error),
             }
         }
-        upkeep.problems.extend(self.processes_watched().err());
+        let restored = self.restore(&mut netlink, &mut upkeep.repaired);
+        upkeep.problems.extend(restored.err());
         upkeep
     }
 
@@ -64,7 +70,7 @@ impl Datapath {
         let mut netlink = Netlink::open()?;
         for name in self.options.interfaces.clone() {
             match netlink.nic(&name) {
-                Ok(found) => self.reserve(&mut netlink, &name, &found)?,
+                Ok(found) => self.reserve(&mut netlink, &name, &found).map(drop)?,
                 Err(Error::Interface { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -72,13 +78,14 @@ impl Datapath {
         Ok(())
     }
 
-    /// Makes room for the label on an interface and on the routes out of it.
+    /// Makes room for the label on an interface and on the routes out of it. The routes whose room
+    /// somebody took away.
     pub(crate) fn reserve(
         &mut self,
         netlink: &mut Netlink,
         name: &str,
         found: &Interface,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<String>, Error> {
         let integrity = self.generation()?.flags & generation_flag::INTEGRITY != 0;
         let mut reserved = self.state.reserved(name);
         let limit = gso_limit(integrity);
@@ -90,13 +97,13 @@ impl Datapath {
         if changed {
             netlink.set_gso_max_segs(found.index, limit)?;
         }
-        netlink.reserve(found, routes, &mut reserved)?;
+        let again = netlink.reserve(found, routes, &mut reserved)?;
         self.state.set_reserved(name, Some(reserved))?;
         if changed {
             // Sockets read the limit when they look up their route.
             netlink.flush_routes(found)?;
         }
-        Ok(())
+        Ok(again)
     }
 
     /// Whether a program is attached to an interface through what is pinned.
@@ -113,18 +120,29 @@ impl Datapath {
         Ok(pin.exists() && sys::link_interface(&pin).map_err(Error::io(&pin))? == found.index)
     }
 
-    fn keep(&mut self, netlink: &mut Netlink, name: &str) -> Result<Mode, Error> {
+    fn keep(
+        &mut self,
+        netlink: &mut Netlink,
+        name: &str,
+        moved: bool,
+        repaired: &mut Vec<String>,
+    ) -> Result<Mode, Error> {
         let found = netlink.nic(name)?;
         let mode = if let Some(mode) = self.verified_in(name, &found)? {
             mode
         } else {
-            if !self.in_place(name::TC_STAMP, name, &found)? {
+            if moved && !self.in_place(name::TC_STAMP, name, &found)? {
                 // Another interface of the same name: what was changed on the old one went with it.
                 self.state.set_reserved(name, None)?;
             }
-            self.attach_nic(name, &found)?
+            let mode = self.attach_nic(name, &found)?;
+            if !moved {
+                repaired.push(format!("programs on {name}"));
+            }
+            mode
         };
-        self.reserve(netlink, name, &found)?;
+        let routes = self.reserve(netlink, name, &found)?;
+        repaired.extend(routes.into_iter().map(|route| format!("the MTU of route {route}")));
         Ok(mode)
     }
 
@@ -142,16 +160,62 @@ impl Datapath {
         })
     }
 
-    /// Whether the links that watch processes are still pinned.
-    fn processes_watched(&self) -> Result<(), Error> {
+    /// Puts back what others took from loopback, from processes and from the pins.
+    fn restore(&mut self, netlink: &mut Netlink, repaired: &mut Vec<String>) -> Result<(), Error> {
+        let loopback = netlink.interface(LOOPBACK)?;
+        for (program, at) in ON_LOOPBACK {
+            if !self.in_place(program, LOOPBACK, &loopback)? {
+                self.attach_tc(LOOPBACK, program, at)?;
+                repaired.push(format!("{program} on {LOOPBACK}"));
+            }
+        }
         let dir = links(&self.options);
-        match PROCESSES
-            .into_iter()
-            .chain(self.hooks())
-            .find(|name| fs::metadata(dir.join(name)).is_err())
-        {
-            Some(name) => Err(Error::Tampered { what: format!("{name} in {}", dir.display()) }),
-            None => Ok(()),
+        let sockets = gone(&dir, SOCKETS, true)?;
+        let tasks = TRACEPOINTS.iter().filter(|point| !point.optional).map(|point| point.program);
+        let tasks = gone(&dir, tasks, false)?;
+        let hooks = gone(&dir, self.hooks(), false)?;
+        if !tasks.is_empty() {
+            self.attach_tasks()?;
+        }
+        if !sockets.is_empty() {
+            self.attach_sockets()?;
+        }
+        if !hooks.is_empty() {
+            self.attach_hooks()?;
+        }
+        repaired.extend([tasks, sockets, hooks].into_iter().flatten().map(str::to_owned));
+        let maps = self.options.pins.join("maps");
+        for name in PINNED {
+            let pin = maps.join(name);
+            if pin.exists() {
+                continue;
+            }
+            let what = || format!("the pin of map {name}");
+            // A few are with their readers.
+            let map = self.bpf.map(name).ok_or_else(|| Error::Tampered { what: what() })?;
+            map.pin(&pin).map_err(|_| Error::Tampered { what: what() })?;
+            repaired.push(what());
+        }
+        Ok(())
+    }
+}
+
+/// Links that are not pinned any more, or, of cgroups, not attached. What is left of those goes.
+fn gone<'a>(
+    dir: &Path,
+    names: impl IntoIterator<Item = &'a str>,
+    of_cgroups: bool,
+) -> Result<Vec<&'a str>, Error> {
+    let mut gone = Vec::new();
+    for name in names {
+        let pin = dir.join(name);
+        // Where an interface's index would be stands part of the cgroup's id.
+        let there = pin.exists()
+            && (!of_cgroups || sys::link_interface(&pin).map_err(Error::io(&pin))? != 0);
+        if !there {
+            unpin(&pin)?;
+            gone.push(name);
         }
     }
+    Ok(gone)
 }

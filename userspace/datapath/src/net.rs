@@ -62,6 +62,8 @@ pub(crate) struct RouteMtu {
 pub(crate) struct Change {
     key: String,
     route: RouteMessage,
+    /// It had room before.
+    undone: bool,
 }
 
 /// What is known of an interface.
@@ -176,34 +178,39 @@ impl Netlink {
                 // Changed, and the agent ended before it was noted.
                 Some(noted) if mtu == room => noted.given = room,
                 // The device has another MTU since.
-                Some(noted) if mtu == noted.given => changes.push(Change { key, route }),
+                Some(noted) if mtu == noted.given => {
+                    changes.push(Change { key, route, undone: false });
+                }
                 // An operator's own.
                 _ if mtu != 0 && mtu <= room => {}
                 _ => {
                     let first = RouteMtu { before: mtu, given: room };
-                    reserved.routes.insert(key.clone(), first);
-                    changes.push(Change { key, route });
+                    let undone = reserved.routes.insert(key.clone(), first).is_some();
+                    changes.push(Change { key, route, undone });
                 }
             }
         }
         Ok(changes)
     }
 
-    /// Changes routes that [`Netlink::without_room`] found.
+    /// Changes routes that [`Netlink::without_room`] found. Those that it had changed before, and
+    /// somebody else since.
     pub(crate) fn reserve(
         &mut self,
         of: &Interface,
         changes: Vec<Change>,
         reserved: &mut Reserved,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<String>, Error> {
         let room = of.room();
-        for Change { key, route } in changes {
+        let mut again = Vec::new();
+        for Change { key, route, undone } in changes {
             self.replace(with_mtu(route, room))?;
             if let Some(held) = reserved.routes.get_mut(&key) {
                 held.given = room;
             }
+            again.extend(undone.then_some(key));
         }
-        Ok(())
+        Ok(again)
     }
 
     /// Gives back what [`Netlink::reserve`] took; routes that have another MTU by now keep it.

@@ -141,7 +141,7 @@ impl Journal {
                     );
                 }
                 if self.pending.len() > PENDING {
-                    let lines = self.pending.iter().filter(|byte| **byte == b'\n').count();
+                    let lines = self.pending.split(|byte| *byte == b'\n').count() - 1;
                     tracing::error!("{lines} alarms are not in {}: {error}", self.path.display());
                     self.pending.clear();
                 }

@@ -339,8 +339,9 @@ impl State {
 
     /// Raises an alarm of the server's own: at once, or within a second where the same goes on.
     pub(crate) fn alarm(&self, snid: u32, kind: &'static str, message: String) {
-        let told = lock(&self.valve).pass(snid, kind, message, Instant::now());
-        told.into_iter().for_each(|told| self.tell(told));
+        if let Some(told) = lock(&self.valve).pass(snid, kind, message, Instant::now()) {
+            self.tell(told);
+        }
     }
 
     /// Raises what was held back, for as long as the server lives.
@@ -348,7 +349,9 @@ impl State {
         loop {
             tokio::time::sleep(GATHER).await;
             let told = lock(&self.valve).release(Instant::now());
-            told.into_iter().for_each(|told| self.tell(told));
+            for told in told {
+                self.tell(told);
+            }
         }
     }
 
@@ -356,7 +359,9 @@ impl State {
     pub(crate) async fn end(&self) {
         const PATIENCE: Duration = Duration::from_secs(3);
         let told = lock(&self.valve).drain();
-        told.into_iter().for_each(|told| self.tell(told));
+        for told in told {
+            self.tell(told);
+        }
         if tokio::time::timeout(PATIENCE, self.save_now()).await.is_err() {
             tracing::error!("the last alarms are not in the store; what nodes reported they keep");
         }

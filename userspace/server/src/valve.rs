@@ -35,18 +35,13 @@ impl Valve {
         message: String,
         now: Instant,
     ) -> Option<Told> {
-        match self.0.get_mut(&(snid, kind)) {
-            Some(held) => {
-                held.count += 1;
-                held.message = message;
-                None
-            }
-            None => {
-                let held = Held { since: now, count: 0, message: String::new() };
-                self.0.insert((snid, kind), held);
-                Some(Told { snid, kind, message, count: 1 })
-            }
+        if let Some(held) = self.0.get_mut(&(snid, kind)) {
+            held.count += 1;
+            held.message = message;
+            return None;
         }
+        self.0.insert((snid, kind), Held { since: now, count: 0, message: String::new() });
+        Some(Told { snid, kind, message, count: 1 })
     }
 
     /// What was held long enough.

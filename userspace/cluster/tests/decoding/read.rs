@@ -23,7 +23,7 @@ fn message<M: Message + Default + PartialEq>(bytes: &[u8]) {
 }
 
 /// Every message, certificate, token, signature and chain.
-pub fn everything(bytes: &[u8]) {
+pub(crate) fn everything(bytes: &[u8]) {
     message::<NodeMessage>(bytes);
     message::<ServerMessage>(bytes);
     message::<EnrolRequest>(bytes);

@@ -302,7 +302,7 @@ impl Node {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match Self::attach_with(credential, hello.clone()).await {
-                Ok(node) => return Ok(Self { progress, policy, keys, ..node }),
+                Ok(node) => return Ok(Self { progress, keys, policy, ..node }),
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
