@@ -3,9 +3,11 @@
 //! A descriptor may come to a process with another ScID: over an exec that led elsewhere, by a fork
 //! whose child went on so, through `SCM_RIGHTS`. Where a RELABEL rule hands sockets of the one zone to
 //! the other, the socket then has the ScID of who uses it; everywhere else that is refused. Calls that
-//! name an address are refused in the socket hooks, before anything happens. Here every other transfer of data is seen in its own task, also by
-//! way of sendfile, splice and io_uring: TCP's before it takes any data (Linux 6.16 on), all others just
-//! after the first one. From then on the socket carries nothing, in either direction.
+//! name an address are refused in the socket hooks, before anything happens. Here every other transfer
+//! of data is seen in its own task, also by way of sendfile, splice and io_uring: writes to TCP before it
+//! takes any data (Linux 6.16 on), all others just after the first one. From then on the socket carries
+//! nothing, in either direction. Beside LSM programs, which refuse before the first one, only reads are
+//! watched that they are not asked about.
 
 use aya_ebpf::{bindings::bpf_sock, macros::btf_tracepoint, programs::BtfTracePointContext};
 use sigil_common::{
@@ -30,6 +32,13 @@ use crate::{
 /// `tcp_sendmsg_locked(sk, msg, skb, size_goal)`
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]
 pub fn sock_tcp_send(ctx: BtfTracePointContext) -> i32 {
+    used(ctx.arg(0))
+}
+
+/// `tcp_rcv_space_adjust(sk)`: data was taken out of a stream, also where no message is received: by
+/// splice, by `TCP_ZEROCOPY_RECEIVE`.
+#[btf_tracepoint(function = "tcp_rcv_space_adjust")]
+pub fn sock_tcp_read(ctx: BtfTracePointContext) -> i32 {
     used(ctx.arg(0))
 }
 

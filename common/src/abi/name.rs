@@ -37,6 +37,8 @@ pub const TASK_EXEC: &str = "task_exec";
 pub const TASK_EXIT: &str = "task_exit";
 /// `tp_btf/tcp_sendmsg_locked`, from Linux 6.16 on
 pub const SOCK_TCP_SEND: &str = "sock_tcp_send";
+/// `tp_btf/tcp_rcv_space_adjust`
+pub const SOCK_TCP_READ: &str = "sock_tcp_read";
 /// `tp_btf/sock_send_length`, from Linux 6.3 on
 pub const SOCK_SENT: &str = "sock_sent";
 /// `tp_btf/sock_recv_length`, from Linux 6.3 on
@@ -55,14 +57,18 @@ pub struct Tracepoint {
 
 /// The programs that follow processes, in the order in which they are attached: once children are
 /// labelled, all else is.
-pub const TRACEPOINTS: [Tracepoint; 6] = [
+pub const TRACEPOINTS: [Tracepoint; 7] = [
     tracepoint(TASK_EXIT, "sched_process_exit", false),
     tracepoint(TASK_EXEC, "sched_process_exec", false),
     tracepoint(TASK_FORK, "sched_process_fork", false),
     tracepoint(SOCK_TCP_SEND, "tcp_sendmsg_locked", true),
+    tracepoint(SOCK_TCP_READ, "tcp_rcv_space_adjust", false),
     tracepoint(SOCK_SENT, "sock_send_length", true),
     tracepoint(SOCK_RECEIVED, "sock_recv_length", true),
 ];
+
+/// Those that see what LSM programs refuse beforehand: not attached beside them.
+pub const BEHIND_LSM: [&str; 3] = [SOCK_TCP_SEND, SOCK_SENT, SOCK_RECEIVED];
 
 /// The programs that refuse what the others can only see. All of them or none: half of it would be
 /// no backend.

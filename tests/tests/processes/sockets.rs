@@ -107,6 +107,52 @@ fn no_way_to_write_gets_round_it() -> Result<()> {
     Ok(())
 }
 
+/// Every way to read from a stream, also without receiving a message. What was read first may be had;
+/// after that the connection carries nothing.
+#[test]
+fn no_way_to_read_gets_round_it() -> Result<()> {
+    let bench = Bench::start("sockets-reads")?;
+    let _server = bench.node()?.serve(Some(SECURE), &["tcp-echo", "9000"])?;
+    let ways = [
+        "len(sock.recv(4))",
+        "os.readv(fd, [bytearray(4)])",
+        "len(os.read(pipe[0], os.splice(fd, pipe[1], 4)))",
+        // What is less than a page is copied.
+        "zerocopy()",
+    ];
+    // Four bytes come back every 20 ms.
+    let give = "own = socket.create_connection(('127.0.0.1', 9000))";
+    let write = "for _ in range(200):\n\
+                 \x20   own.send(b'four'); time.sleep(0.02)\n";
+    let read = "import ctypes, time\n\
+                libc = ctypes.CDLL(None); pipe = os.pipe()\n\
+                def zerocopy():\n\
+                \x20   held = ctypes.create_string_buffer(4096)\n\
+                \x20   word = ctypes.create_string_buffer(struct.pack('QIIiiQiIQQII', 0, 0, 0, 0, 0, ctypes.addressof(held), 4096, 0, 0, 0, 0, 0), 64)\n\
+                \x20   if libc.getsockopt(fd, socket.IPPROTO_TCP, 35, word, ctypes.byref(ctypes.c_uint(64))): return 0\n\
+                \x20   return struct.unpack('QIIiiQiIQQII', word.raw)[6] % 4096\n\
+                sock.setblocking(False)\n\
+                got = 0\n\
+                for _ in range(40):\n\
+                \x20   try: got += WAY\n\
+                \x20   except OSError: pass\n\
+                \x20   time.sleep(0.02)\n\
+                print(got)";
+    for (at, way) in ways.into_iter().enumerate() {
+        for zone in [SECURE, USER] {
+            let path = bench.node()?.directory().join(format!("read-{at}-{zone}"));
+            let giver = giver(text(&path)?, give).replace("own = own", "import time\nown");
+            let giver = giver.replace("to.recv(1)\n", write);
+            let giver = bench.node()?.spawn_zone(SECURE, &[PYTHON, "-c", &giver])?;
+            giver.wait_line(PATIENCE, |line| line == "ready")?;
+            let said = bench.python(zone, &taker(text(&path)?, &read.replace("WAY", way)))?;
+            let got: u32 = said.parse()?;
+            assert_eq!(got > 16, zone == SECURE, "{way} in zone {zone}: {got} bytes");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_socket_does_not_follow_its_process_into_another_zone() -> Result<()> {
     let bench = Bench::start("sockets-exec")?;

@@ -132,6 +132,7 @@ impl Datapath {
         self.attach_tasks()?;
         self.attach_sockets()?;
         self.attach_lsm()?;
+        self.thin_out()?;
         for (program, at) in ON_LOOPBACK {
             self.attach_tc(LOOPBACK, program, at)?;
         }

@@ -4,7 +4,7 @@ use std::fs;
 
 use aya::programs::links::FdLink;
 use aya::programs::{Lsm, ProgramError};
-use sigil_common::abi::name::{LSM_HOOKS, Tracepoint};
+use sigil_common::abi::name::{BEHIND_LSM, LSM_HOOKS, Tracepoint};
 
 use crate::attach::{load_once, program, unpin};
 use crate::error::{Error, errno};
@@ -73,6 +73,13 @@ impl Datapath {
             }
         };
         Ok(())
+    }
+
+    /// Takes away what only sees what LSM programs refuse: every call pays for it.
+    pub(crate) fn thin_out(&self) -> Result<(), Error> {
+        let dir = links(&self.options);
+        let there = self.no_lsm.is_none();
+        BEHIND_LSM.iter().filter(|_| there).try_for_each(|program| unpin(&dir.join(program)))
     }
 
     pub(crate) fn attach_hooks(&mut self) -> Result<(), Error> {

@@ -176,6 +176,7 @@ impl Datapath {
         let hooks = gone(&dir, self.hooks(), false)?;
         if !tasks.is_empty() {
             self.attach_tasks()?;
+            self.thin_out()?;
         }
         if !sockets.is_empty() {
             self.attach_sockets()?;
