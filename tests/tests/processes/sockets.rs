@@ -111,7 +111,7 @@ fn no_way_to_write_gets_round_it() -> Result<()> {
 /// after that the connection carries nothing.
 #[test]
 fn no_way_to_read_gets_round_it() -> Result<()> {
-    let bench = Bench::start("sockets-reads")?;
+    let bench = Bench::without_lsm("sockets-reads")?;
     let _server = bench.node()?.serve(Some(SECURE), &["tcp-echo", "9000"])?;
     let ways = [
         "len(sock.recv(4))",
