@@ -66,6 +66,8 @@ struct Run {
 enum Part {
     /// The paper's loops of processes and files
     Tasks,
+    /// Signed programs, the first time and again
+    Verify,
     /// The paper's loops over the network
     Latency,
     /// The programs' own cost in the kernel
@@ -125,6 +127,7 @@ fn run(arguments: &Run) -> Result<()> {
         let pace = part.pace(quick);
         let measured = match part {
             Part::Tasks => distributions.take(measure::tasks(pace)?),
+            Part::Verify => measure::verify(pace)?,
             Part::Latency => distributions.take(measure::latency(&modes(quick), pace, !quick)?),
             Part::Kernel => kernel::kernel(pace.rounds, quick)?,
             Part::Throughput => measure::throughput(&modes(quick), pace)?,
@@ -183,6 +186,8 @@ impl Part {
         let (rounds, milliseconds) = match (self, quick) {
             (Self::Tasks, true) => (6, 40),
             (Self::Tasks, false) => (15, 200),
+            (Self::Verify, true) => (6, 0),
+            (Self::Verify, false) => (15, 0),
             (Self::Latency, true) => (7, 40),
             (Self::Latency, false) => (11, 120),
             (Self::Kernel, true) => (15, 0),

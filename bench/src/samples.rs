@@ -112,6 +112,16 @@ impl Samples {
         Estimate::of(self.of(key).map(|sample| sample.value).collect())
     }
 
+    /// What is known of the difference to another mode, round by round.
+    #[must_use]
+    pub fn difference(&self, key: Key, base: &str) -> Option<Estimate> {
+        let [series, row, _, at] = key;
+        let base: BTreeMap<u32, f64> =
+            self.of([series, row, base, at]).map(|sample| (sample.round, sample.value)).collect();
+        let difference = |sample: &Sample| Some(sample.value - base.get(&sample.round)?);
+        Estimate::of(self.of(key).filter_map(difference).collect())
+    }
+
     /// What is known of the ratio to another mode, round by round: what slowed one round down slowed
     /// down both.
     #[must_use]

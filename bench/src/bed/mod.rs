@@ -19,7 +19,7 @@ use sigil_harness::cluster::{generate_keys, key_file};
 use sigil_harness::{Agent, Config, Lab, Node, Process, until};
 
 pub use driver::{Driver, serve};
-pub use policy::{ZONE, document};
+pub use policy::{ZONE, document, signed_document};
 
 use crate::mode::{Kind, Mode, Sigil};
 

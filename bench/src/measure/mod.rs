@@ -6,6 +6,7 @@ mod rules;
 mod scale;
 mod tasks;
 mod throughput;
+mod verify;
 
 pub use latency::latency;
 pub use peers::{INSTRUCTIONS, SCALAR, SELINUX, VECTOR, WIRE, circumstances_of, peers};
@@ -13,6 +14,7 @@ pub use rules::rules;
 pub use scale::scale;
 pub use tasks::{FLOOR, SIGIL, tasks};
 pub use throughput::throughput;
+pub use verify::{CACHED, FIRST, SIZES, verify};
 
 use std::collections::BTreeMap;
 use std::path::Path;

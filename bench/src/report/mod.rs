@@ -8,6 +8,7 @@ mod plot;
 pub mod readme;
 mod scale;
 mod throughput;
+mod verify;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -45,6 +46,7 @@ pub fn summary(samples: &Samples, environment: Option<&Environment>) -> String {
     }
     for part in [
         latency::tables(samples),
+        verify::tables(samples),
         kernel::tables(samples),
         throughput::tables(samples),
         scale::tables(samples),
