@@ -186,11 +186,9 @@ impl Part {
         let (rounds, milliseconds) = match (self, quick) {
             (Self::Tasks, true) => (6, 40),
             (Self::Tasks, false) => (15, 200),
-            (Self::Verify, true) => (6, 0),
-            (Self::Verify, false) => (15, 0),
             (Self::Latency, true) => (7, 40),
             (Self::Latency, false) => (11, 120),
-            (Self::Kernel, true) => (15, 0),
+            (Self::Kernel, true) | (Self::Verify, _) => (15, 0),
             (Self::Kernel, false) => (60, 0),
             (Self::Throughput, true) => (6, 100),
             (Self::Throughput, false) => (11, 250),

@@ -22,9 +22,7 @@ use sigil_common::{
         key::{EPOCH_SLOTS, Node, RxKey, TxKey},
         process::{Binary, Chain, ProcessRule, Task, TransitionKey, Voucher},
         rule::{NodeRef, Peer, PerimeterLabel, PortKey, SocketRule, Verdict, VerdictKey},
-        socket::{
-            ClosingKey, Conversation, ConversationKey, FragmentKey, RelabelKey, SocketState,
-        },
+        socket::{ClosingKey, Conversation, ConversationKey, FragmentKey, RelabelKey, SocketState},
     },
     label::Label,
     verdict::{Hook, SLOTS},

@@ -109,7 +109,13 @@ fn take_over(state: &mut SocketState) -> bool {
 /// Puts a verdict into a cache word of a socket, unless the socket has changed hands since it was judged
 /// as one of `scid`: either that is seen here, or this is cleared there.
 #[inline(always)]
-pub(crate) fn remember(rules: &Rules, state: *mut SocketState, word: *mut u64, new: u64, scid: u32) {
+pub(crate) fn remember(
+    rules: &Rules,
+    state: *mut SocketState,
+    word: *mut u64,
+    new: u64,
+    scid: u32,
+) {
     // SAFETY: aligned words of the socket's storage.
     unsafe {
         atomic::exchange(word, new);

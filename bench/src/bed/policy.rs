@@ -62,7 +62,7 @@ pub fn document(serial: u32, protection: &str, rules: u32, open: bool) -> String
 /// The DSP document of one node, where programs that a key signed may have the zone.
 #[must_use]
 pub fn signed_document(key: &[u8; 32]) -> String {
-    let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = hex::encode(key);
     format!(
         "<DSP cluster=\"bench\" serial=\"1\">\n\
          <node><SnID>1</SnID><name>one</name><address>10.77.0.1</address></node>\n\
