@@ -191,7 +191,7 @@ impl Part {
             (Self::Kernel, true) | (Self::Verify, _) => (15, 0),
             (Self::Kernel, false) => (60, 0),
             (Self::Throughput, true) => (6, 100),
-            (Self::Throughput, false) => (11, 250),
+            (Self::Throughput, false) => (7, 250),
             (Self::Rules, true) | (Self::KernelPeers, _) => (11, 20),
             (Self::Rules, false) => (25, 40),
             (Self::Scale, _) => (6, 0),
