@@ -176,8 +176,11 @@ fn hook(ctx: &SockAddrContext, asked: Asked, call: Call) -> i32 {
     let owned = owner::claim(state);
     let process = Process::of(Some(state));
     let given = state.scid;
+    // Before the rules are asked, not among their answers: Linux 6.1 takes what is then not used for read.
+    if !owned {
+        return finish(Err(DropReason::SocketLabel.into()), given, flow, &process);
+    }
     let outcome = match Rules::now() {
-        _ if !owned => Err(DropReason::SocketLabel.into()),
         Ok(rules) => judge(&rules, state, given, asked, call),
         Err(_) if given == 0 => Ok(()),
         Err(reason) => Err(reason.into()),
