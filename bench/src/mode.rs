@@ -170,8 +170,8 @@ pub const ALL: [Mode; 17] = [
 /// What a stock kernel has beside Sigil.
 pub const PEERS: [Mode; 13] = [
     PLAIN,
-    BESIDE,
     PASS_XDP,
+    BESIDE,
     LABEL_TC,
     SIPHASH_TC,
     HMAC_TC,

@@ -11,7 +11,7 @@ use sigil_harness::cluster::Setting;
 use sigil_harness::traffic::ping;
 use sigil_harness::{Cluster, Node, Output, PATIENCE, binary, until};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const POLICY: &str = include_str!("../harness/dsp/two-nodes.xml");
 const WEB: Option<u32> = Some(10);
@@ -39,6 +39,14 @@ fn complains(node: &Node, words: &str) -> Result<()> {
 fn recovers(node: &Node) -> Result<()> {
     until("status without a problem", PATIENCE, || {
         Ok((node.ctl(&["status"])?.code == 0).then_some(()))
+    })
+}
+
+/// Waits until every route out of the interface leaves room for the label.
+fn has_room(node: &Node) -> Result<()> {
+    until("room on every route", PATIENCE, || {
+        let routes = node.run(&["ip", "route", "show", "dev", "eth0"])?.stdout;
+        Ok(routes.lines().all(|route| route.contains("mtu 1460")).then_some(()))
     })
 }
 
@@ -71,8 +79,12 @@ fn deleted_and_made_again(mode: &str) -> Result<()> {
     ensure!(talks(&cluster)?, "after");
     shuts_out(one, &stranger)?;
     assert!(one.stats()?.dropped("ingress", "unlabelled") > 0);
-    let routes = one.run(&["ip", "route", "show"])?.stdout;
-    assert!(routes.contains("mtu 1460"), "{routes}");
+    has_room(one)?;
+    // A route that comes later does not wait for the next look.
+    let began = Instant::now();
+    one.netns().ip("route add 10.99.0.0/24 via 10.77.0.2")?;
+    has_room(one)?;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     for node in [one, two] {
         node.stats()?.balanced()?;
     }

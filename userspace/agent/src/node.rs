@@ -588,13 +588,6 @@ impl Node {
             self.alarm(kind, problem);
         }
     }
-
-    /// Some interface changed: if it is one of this node's, that is looked after at once.
-    pub(crate) fn links_changed(&mut self) {
-        if self.datapath.moved() {
-            self.upkeep(true);
-        }
-    }
 }
 
 fn configured(config: &Config) -> Result<&Path> {

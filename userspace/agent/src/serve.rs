@@ -14,7 +14,7 @@ use sigil_control::{
     Failure, FailureKind, Lines, MAX_REPLY, MAX_REQUEST, MAX_SMALL_REQUEST, Reply, Request, decode,
     encode,
 };
-use sigil_datapath::LinkWatch;
+use sigil_datapath::NetworkWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const UPKEEP: Duration = Duration::from_secs(1);
 /// Every so many upkeeps the kernel's side is looked over as well.
 const MAINTAIN: u32 = 3;
+/// A routing daemon may change thousands of routes a second; the agent looks over them this often.
+const TOGETHER: Duration = Duration::from_millis(200);
 
 /// Makes the control socket. Clients that come before the agent is ready wait in it.
 pub(crate) fn bind(config: &Config) -> Result<net::UnixListener> {
@@ -121,7 +123,7 @@ async fn serve(
     let mut ticks = interval(UPKEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tick = 0u32;
-    let mut links = watch_links()?;
+    let mut network = watch_network()?;
     notify.send("READY=1");
     loop {
         tokio::select! {
@@ -147,7 +149,7 @@ async fn serve(
                 }
                 notify.send(&format!("READY=1\nSTATUS={outcome}"));
             }
-            Some(()) = links.recv() => agent.with_node(Node::links_changed).await?,
+            Some(()) = network.recv() => agent.with_node(|node| node.upkeep(true)).await?,
             _ = ticks.tick() => {
                 tick = tick.wrapping_add(1);
                 let maintain = tick.is_multiple_of(MAINTAIN);
@@ -162,18 +164,20 @@ async fn serve(
     agent.with_node(Node::persist).await?.context("counters are not saved")
 }
 
-/// Says on a thread of its own that interfaces changed. Should it end, upkeep still looks now and then.
-fn watch_links() -> Result<mpsc::Receiver<()>> {
+/// Says on a thread of its own that interfaces or routes changed: the first change at once, what follows
+/// it together. Should it end, upkeep still looks now and then.
+fn watch_network() -> Result<mpsc::Receiver<()>> {
     let (tell, changes) = mpsc::channel(1);
-    let mut links = LinkWatch::open()?;
+    let mut network = NetworkWatch::open()?;
     let watch = move || {
         // One that is not taken yet stands for all that follow.
-        while links.wait().is_ok() && !tell.is_closed() {
+        while network.wait().is_ok() && !tell.is_closed() {
             let _ = tell.try_send(());
+            thread::sleep(TOGETHER);
         }
     };
     thread::Builder::new()
-        .name("links".to_owned())
+        .name("network".to_owned())
         .spawn(watch)
         .context("cannot start a thread")?;
     Ok(changes)

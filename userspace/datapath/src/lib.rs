@@ -34,7 +34,7 @@ pub use keys::{EpochKeys, Pair};
 pub use line::Marker;
 pub use load::{Datapath, InForce, Origin};
 pub use maintain::Upkeep;
-pub use net::LinkWatch;
+pub use net::NetworkWatch;
 pub use options::{Backend, Limits, Mode, Options};
 pub use process::{Doomed, Execs, Tasks};
 

@@ -29,7 +29,7 @@ pub struct Upkeep {
 
 impl Datapath {
     /// Looks whether everything is still in place, attaches again what is not, and keeps room for the
-    /// label on routes that came since. To be called every few seconds, and when [`Self::moved`].
+    /// label on routes that came since. To be called every few seconds, and when [`crate::NetworkWatch`] tells.
     pub fn maintain(&mut self) -> Upkeep {
         let mut upkeep = Upkeep::default();
         let mut netlink = match Netlink::open() {
@@ -61,7 +61,7 @@ impl Datapath {
     /// Whether an interface of a configured name came or went since [`Self::attach`] or
     /// [`Self::maintain`].
     #[must_use]
-    pub fn moved(&self) -> bool {
+    pub(crate) fn moved(&self) -> bool {
         self.config().is_ok_and(|config| config.interfaces != self.guarded())
     }
 

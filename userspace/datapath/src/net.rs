@@ -389,23 +389,25 @@ pub(crate) fn failed(action: &str, source: io::Error) -> Error {
     Error::Netlink { action: action.to_owned(), source }
 }
 
-/// Tells when an interface came, went or changed.
+/// Tells when an interface or an IPv4 route came, went or changed.
 #[derive(Debug)]
-pub struct LinkWatch {
+pub struct NetworkWatch {
     socket: Socket,
 }
 
-impl LinkWatch {
+impl NetworkWatch {
     /// Starts to listen.
     ///
     /// # Errors
     /// [`Error::Netlink`].
     pub fn open() -> Result<Self, Error> {
         const RTNLGRP_LINK: u32 = 1;
+        const RTNLGRP_IPV4_ROUTE: u32 = 7;
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
             socket.add_membership(RTNLGRP_LINK)?;
+            socket.add_membership(RTNLGRP_IPV4_ROUTE)?;
             // Which messages did not fit is of no interest: the caller looks for itself.
             socket.set_no_enobufs(true)?;
             Ok(socket)
@@ -426,4 +428,4 @@ impl LinkWatch {
     }
 }
 
-const WATCH: &str = "watch the interfaces";
+const WATCH: &str = "watch the interfaces and routes";
