@@ -78,6 +78,16 @@ pub fn open(verdict: &Verdict) -> Result<Sending, Refusal> {
     }
 }
 
+/// May a local ScID send to a host of the perimeter? Nobody judges the packet there, so that the right to
+/// be received from is enough for an answer only: `spoken`, the host spoke first in this conversation.
+///
+/// # Errors
+/// As [`open`].
+#[inline(always)]
+pub fn send_out(verdict: &Verdict, spoken: bool) -> Result<Sending, Refusal> {
+    if spoken { send(verdict) } else { open(verdict) }
+}
+
 /// May a peer's packet reach a local ScID, whatever was said before?
 ///
 /// # Errors
@@ -101,8 +111,12 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// DCCP.
+    pub const DCCP: u8 = 33;
     /// SCTP.
     pub const SCTP: u8 = 132;
+    /// UDP-Lite.
+    pub const UDPLITE: u8 = 136;
 }
 
 /// Who takes a packet in the receiving kernel.

@@ -18,7 +18,8 @@ pub enum Hook {
     Deliver = 2,
     /// TC egress and ingress on the loopback device.
     Loopback = 3,
-    /// `cgroup` socket hooks: socket, bind, connect, sendmsg.
+    /// `cgroup` socket hooks: socket, bind, connect, sendmsg; use by another process; and what is refused on
+    /// the way out of an interface that is not guarded.
     Socket = 4,
     /// TC ingress behind XDP: the label's hand-over to the stack.
     Handover = 5,
@@ -165,6 +166,8 @@ drop_reasons! {
     SocketLabel = 39, "socket-label";
     /// A process of a zone reaches for one outside it, or for what keeps the rules: traces, signals, BPF.
     Confined = 40, "confined";
+    /// Out of an interface that is not guarded, a zone reaches IPv4 hosts of the perimeter only.
+    Unguarded = 41, "unguarded";
 }
 
 /// Slots 0 and 1 of a row of counters: packets seen, packets accepted.

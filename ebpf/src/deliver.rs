@@ -30,14 +30,15 @@ use crate::{
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Refused, Rules},
     stamp::{CLOSE, read, write},
+    trouble,
 };
 
 /// A class that the compiler gives to no label.
 const NO_CLASS: u32 = u32::MAX;
-const ALLOW: i32 = 1;
-const DENY: i32 = 0;
+pub(crate) const ALLOW: i32 = 1;
+pub(crate) const DENY: i32 = 0;
 const LISTEN: u32 = 10;
-const ETH_P_IP_BE: u32 = 0x0008;
+pub(crate) const ETH_P_IP_BE: u32 = 0x0008;
 
 #[cgroup_skb(ingress)]
 pub fn skb_deliver(ctx: SkBuffContext) -> i32 {
@@ -119,15 +120,7 @@ fn line(ctx: &SkBuffContext, rules: &Rules, control: bool) -> Result<(), Refused
 fn mark_of(ctx: &SkBuffContext, rules: &Rules) -> (bool, u32) {
     // SAFETY: the context's own fields.
     let (mark, interface) = unsafe { ((*ctx.skb.skb).mark, (*ctx.skb.skb).ifindex) };
-    let [a, b, c, d, e, f, g, h] = rules.config.interfaces;
-    let guarded = a == interface
-        || b == interface
-        || c == interface
-        || d == interface
-        || e == interface
-        || f == interface
-        || g == interface
-        || h == interface;
+    let guarded = rules.config.guards(interface);
     (guarded, if guarded { mark } else { 0 })
 }
 
@@ -150,7 +143,7 @@ fn slow(
         // On a guarded interface it would have a mark, were it anyone's that the perimeter knows: what
         // has none comes from an unlabelled process of this node, whatever its address.
         let vouched = rules.perimeter(facts.address).unwrap_or_default();
-        if guarded || vouched.snid == 0 || rules.node_at(facts.address).is_some() {
+        if guarded || !facts.v4 || vouched.snid == 0 || rules.node_at(facts.address).is_some() {
             return Err(DropReason::Unlabelled.between(Label::default(), target));
         }
         (vouched, PROTECTION_INTEGRITY)
@@ -202,9 +195,10 @@ fn slow(
         } else if !listener {
             conversation = facts.conversation(ctx);
             if let Some(conversation) = &conversation {
-                arrival.opened = true;
                 // SAFETY: plain data of the map.
-                arrival.pinned = unsafe { (**conversation).peer };
+                let held = unsafe { **conversation };
+                arrival.opened = held.opened != 0;
+                arrival.pinned = held.peer;
             }
         }
     }
@@ -230,12 +224,22 @@ fn slow(
         unsafe { (*conversation).peer = source.word() };
     }
     let Some(state) = state else { return Ok(()) };
+    // What a host of the perimeter began may be answered, and to it alone: every one of them is noted.
+    let began = !connected
+        && !listener
+        && facts.v4
+        && decide::open(&verdict).is_err()
+        && rules.perimeter(facts.address).is_ok_and(|label| label == source);
+    if began && conversation.is_none() {
+        let new = Conversation { peer: source.word(), opened: 0 };
+        trouble::expect(CONVERSATIONS.insert(facts.key(ctx), new, 0));
+    }
     if delivery.pin {
         state.peer = source.word();
         // Who answers is more exact than what its port told: judge the next packet out anew.
         write(&mut state.egress, 0);
     }
-    if delivery.cache && mark != 0 {
+    if delivery.cache && mark != 0 && !began {
         let ingress = &raw mut state.ingress;
         owner::remember(rules, state, ingress, word, own);
     }
@@ -245,6 +249,7 @@ fn slow(
 /// What the packet says of its conversation.
 #[derive(Clone, Copy, Default)]
 struct Facts {
+    v4: bool,
     /// The remote address; of an IPv6 address (loopback only) the last four bytes.
     address: u32,
     protocol: u8,
@@ -269,19 +274,24 @@ impl Facts {
             protocol::TCP | protocol::UDP | protocol::SCTP => ports(transport),
             _ => (0, 0),
         };
-        Self { address, protocol, remote_port, local_port }
+        Self { v4, address, protocol, remote_port, local_port }
     }
 
-    /// The conversation that this unconnected socket opened with the sender, if it did.
+    /// The conversation of this unconnected socket with the sender, if there is one.
     #[inline(always)]
     fn conversation(&self, ctx: &SkBuffContext) -> Option<*mut Conversation> {
+        CONVERSATIONS.get_ptr_mut(self.key(ctx))
+    }
+
+    #[inline(always)]
+    fn key(&self, ctx: &SkBuffContext) -> ConversationKey {
         // SAFETY: the context's own skb.
         let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
-        CONVERSATIONS.get_ptr_mut(ConversationKey {
+        ConversationKey {
             cookie,
             address: self.address,
             port: self.remote_port,
             protocol: u16::from(self.protocol),
-        })
+        }
     }
 }

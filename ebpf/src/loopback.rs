@@ -30,12 +30,13 @@ use crate::{
 };
 
 const STAMPED: u32 = 0x5c1d;
+/// In place of [`STAMPED`]: its sender's zone is not in the policy any more.
+const ZONELESS: u32 = STAMPED + 1;
 
 #[classifier]
 pub fn lo_stamp(ctx: TcContext) -> i32 {
-    let sent = stamp(&ctx);
-    ctx.skb.set_mark(sent.unwrap_or(0));
-    let stamped = if sent.is_some() { STAMPED } else { 0 };
+    let (mark, stamped) = stamp(&ctx);
+    ctx.skb.set_mark(mark);
     // SAFETY: the context's own field.
     unsafe { (*ctx.skb.skb).tc_index = stamped };
     TC_ACT_UNSPEC
@@ -62,11 +63,11 @@ pub fn lo_verify(ctx: TcContext) -> i32 {
     }
 }
 
-/// The sender's mark, 0 for a sender without ScID; `None` for a packet socket, which may send
-/// nothing here.
+/// The sender's mark, 0 for a sender without ScID, and [`STAMPED`]; 0 instead for a packet socket, which
+/// may send nothing here.
 #[inline(always)]
-fn stamp(ctx: &TcContext) -> Option<u32> {
-    let Ok(rules) = Rules::now() else { return Some(0) };
+fn stamp(ctx: &TcContext) -> (u32, u32) {
+    let Ok(rules) = Rules::now() else { return (0, STAMPED) };
     let window = Window::of_skb(ctx);
     let v4 = window.ethertype().is_ok_and(|kind| kind == ETH_P_IP);
     let mut ip = Ipv4([0; 5]);
@@ -76,24 +77,29 @@ fn stamp(ctx: &TcContext) -> Option<u32> {
     let transport = if v4 { packet::transport(window, ip) } else { 0 };
     let sender = Sender::of(ctx, &rules, ip, transport);
     if sender.kind == Kind::Packet {
-        return None;
+        return (0, 0);
     }
     let control = |state: &mut SocketState| state.flags & socket_flag::CONTROL != 0;
     if sender.state().is_some_and(control) {
-        return Some(0);
+        return (0, STAMPED);
     }
-    let Ok(scid) = sender.scid() else { return Some(0) };
+    let Ok(scid) = sender.scid() else { return (0, STAMPED) };
     // Which zone of this node it goes to is known on delivery, where answers are judged exactly.
     if let Some(state) = sender.state()
         && decide::open(&rules.between(rules.own(0), scid)).is_ok()
     {
         state.flags |= socket_flag::OPENED;
         if v4 && unconnected(sender.sk) {
-            open_conversation(ctx, ip, ports(transport).1);
+            open_conversation(ctx.skb.skb, ip, ports(transport).1);
         }
     }
     let handle = rules.socket(scid).map_or(0, |rule| rule.handle);
-    Some(if handle == 0 { 0 } else { mark::pack(handle, PROTECTION_INTEGRITY) })
+    if handle != 0 {
+        return (mark::pack(handle, PROTECTION_INTEGRITY), STAMPED);
+    }
+    // The mark of an unlabelled process is not for one whose zone the policy dropped.
+    let in_zone = scid != rules.generation.default_scid && scid != rules.generation.kernel_scid;
+    (0, if in_zone { ZONELESS } else { STAMPED })
 }
 
 /// May it reach this node's stack? A process may not pass for another node, nor, having a ScID, for
@@ -102,8 +108,10 @@ fn stamp(ctx: &TcContext) -> Option<u32> {
 fn arrive(ctx: &TcContext) -> Result<(), Refusal> {
     // SAFETY: the context's own fields.
     let (index, mark) = unsafe { ((*ctx.skb.skb).tc_index, (*ctx.skb.skb).mark) };
-    if index != STAMPED {
-        return Err(DropReason::PacketSocket.into());
+    match index {
+        STAMPED => {}
+        ZONELESS => return Err(DropReason::NoScid.into()),
+        _ => return Err(DropReason::PacketSocket.into()),
     }
     let Ok(rules) = Rules::now() else { return Ok(()) };
     let window = Window::of_skb(ctx);

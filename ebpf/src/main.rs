@@ -11,6 +11,7 @@ mod atomic;
 mod bound;
 mod deliver;
 mod exec;
+mod leave;
 mod loopback;
 mod lsm;
 mod mac;

@@ -39,7 +39,10 @@ pub fn sock_tcp_send(ctx: BtfTracePointContext) -> i32 {
 /// splice, by `TCP_ZEROCOPY_RECEIVE`.
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
 pub fn sock_tcp_read(ctx: BtfTracePointContext) -> i32 {
-    used(ctx.arg(0))
+    let sk: *mut bpf_sock = ctx.arg(0);
+    // A softirq reads as well, for the kernel's own users, and has whatever process it interrupts.
+    let owned: Result<i32, _> = task::member(sk.cast_const().cast(), task::offsets().sock_owned);
+    if owned.is_ok_and(|owned| owned == 0) { 0 } else { used(sk) }
 }
 
 /// `sock_send_length(sk, ret, flags)`
@@ -66,12 +69,23 @@ fn used(sk: *mut bpf_sock) -> i32 {
     // Sockets of other families have no state.
     if let Some(state) = SOCKETS.of(sk)
         && state.flags & (socket_flag::FOREIGN | socket_flag::LOCAL) == 0
-        && !claim(state)
+        && !is_own(state)
+        && !is_kernels(sk)
+        && !take_over(state)
         && refuse(state) == Fate::Drop
     {
         state.flags |= socket_flag::FOREIGN;
     }
     0
+}
+
+/// Whether the kernel uses its own socket, or with a thread of its own anybody's: a network file system
+/// sends from whichever process asks for a file, TLS of the kernel from a worker.
+#[inline(always)]
+pub(crate) fn is_kernels(sk: *mut bpf_sock) -> bool {
+    let bit = task::offsets().sock_kernel;
+    let byte: Result<u8, _> = task::member(sk.cast_const().cast(), bit / 8);
+    byte.is_ok_and(|byte| byte >> (bit % 8) & 1 != 0) || task::is_kernel_thread()
 }
 
 /// Whether the current process may use the socket: it has its ScID, or takes it over.

@@ -3,25 +3,27 @@
 
 use aya_ebpf::{
     bindings::bpf_sock,
+    helpers::generated::bpf_get_socket_cookie,
     macros::{cgroup_sock, cgroup_sock_addr},
     programs::{SockAddrContext, SockContext},
 };
 use sigil_common::{
     abi::{
         policy::socket::{BIND, CONNECT, CREATE},
-        rule::NO_NODE,
-        socket::{SocketState, socket_flag},
+        rule::{NO_NODE, Verdict},
+        socket::{ConversationKey, SocketState, socket_flag},
     },
-    decide::{self, Refusal},
+    decide::{self, Refusal, Sending, protocol},
     label::Label,
     verdict::{DropReason, Hook},
 };
 
 use crate::{
-    maps::SOCKETS,
+    maps::{CONVERSATIONS, SOCKETS},
     owner,
     report::{self, Fate, Flow, Process},
     rules::{Refused, Rules},
+    source::SOCK_RAW,
     stamp::{egress_word, read, write},
     task, trouble,
 };
@@ -48,9 +50,15 @@ fn create(ctx: &SockContext, state: &mut SocketState) -> Result<(), Refusal> {
     state.scid = task::current_scid().ok_or(DropReason::TaskRange)?;
     if state.scid != 0 {
         permitted(&Rules::now()?, state.scid, CREATE)?;
-        // Their subflows are sockets that the kernel makes, and nobody would know whose they are.
-        // SAFETY: the context's own field.
-        if matches!(unsafe { (*ctx.sock).protocol }, IPPROTO_SMC | IPPROTO_MPTCP) {
+        // SAFETY: the context's own fields.
+        let (kind, protocol) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol) };
+        // Of SMC and MPTCP the kernel makes subflows, and nobody would know whose they are. A raw socket
+        // of a transport protocol gets a copy of every zone's packets.
+        let copies = matches!(
+            protocol as u8,
+            protocol::TCP | protocol::UDP | protocol::UDPLITE | protocol::SCTP | protocol::DCCP
+        );
+        if matches!(protocol, IPPROTO_SMC | IPPROTO_MPTCP) || kind == SOCK_RAW && copies {
             return Err(DropReason::SocketPermission.into());
         }
     }
@@ -169,9 +177,12 @@ fn hook(ctx: &SockAddrContext, asked: Asked, call: Call) -> i32 {
     if sk.is_null() {
         return finish(Err(DropReason::NoScid.into()), 0, flow, &Process::default());
     }
-    // A socket older than enforcement has no state; its packets carry the node's default ScID.
+    // A socket older than enforcement has no state; its packets carry the node's default ScID. Nor has one
+    // that the kernel makes: a zone may have none made for it, as AF_SMC and AF_RXRPC do.
     let Some(state) = SOCKETS.of(sk) else {
-        return finish(Ok(()), 0, flow, &Process::default());
+        let outside = task::current_scid() == Some(0);
+        let outcome = if outside { Ok(()) } else { Err(DropReason::SocketLabel.into()) };
+        return finish(outcome, 0, flow, &Process::default());
     };
     let owned = owner::claim(state);
     let process = Process::of(Some(state));
@@ -181,7 +192,7 @@ fn hook(ctx: &SockAddrContext, asked: Asked, call: Call) -> i32 {
         return finish(Err(DropReason::SocketLabel.into()), given, flow, &process);
     }
     let outcome = match Rules::now() {
-        Ok(rules) => judge(&rules, state, given, asked, call),
+        Ok(rules) => judge(ctx, &rules, state, given, asked, call),
         Err(_) if given == 0 => Ok(()),
         Err(reason) => Err(reason.into()),
     };
@@ -190,6 +201,7 @@ fn hook(ctx: &SockAddrContext, asked: Asked, call: Call) -> i32 {
 
 #[inline(always)]
 fn judge(
+    ctx: &SockAddrContext,
     rules: &Rules,
     state: &mut SocketState,
     given: u32,
@@ -200,7 +212,7 @@ fn judge(
     match call {
         Call::Bind => bind(rules, given, scid, asked),
         Call::Connect => connect(rules, state, given, scid, asked),
-        Call::Sendmsg => sendmsg(rules, state, given, scid, asked),
+        Call::Sendmsg => sendmsg(ctx, rules, state, given, scid, asked),
     }
 }
 
@@ -235,12 +247,13 @@ fn connect(
     if state.flags & socket_flag::CONTROL != 0 && rules.is_server(asked.address, asked.port) {
         return Ok(());
     }
-    reach(rules, given, scid, asked, true)
+    reach(rules, given, scid, asked, decide::open, decide::open)
 }
 
 /// `sendto(2)` on a socket that is connected to nobody.
 #[inline(always)]
 fn sendmsg(
+    ctx: &SockAddrContext,
     rules: &Rules,
     state: &SocketState,
     given: u32,
@@ -251,12 +264,31 @@ fn sendmsg(
     if asked.v4 && read(&state.egress) == word {
         return Ok(());
     }
-    reach(rules, given, scid, asked, false)
+    let out = |verdict: &Verdict| {
+        // SAFETY: the context's own address.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
+        let spoken = CONVERSATIONS.get_ptr(ConversationKey {
+            cookie,
+            address: asked.address,
+            port: asked.port,
+            protocol: u16::from(asked.protocol),
+        });
+        decide::send_out(verdict, spoken.is_some())
+    };
+    reach(rules, given, scid, asked, decide::send, out)
 }
 
-/// May a process send there? `given` is the ScID it was given, `scid` what it counts as.
+/// May a process send there? `given` is the ScID it was given, `scid` what it counts as; to a node it may
+/// what `to` says, to the perimeter what `out` says.
 #[inline(always)]
-fn reach(rules: &Rules, given: u32, scid: u32, asked: Asked, opens: bool) -> Result<(), Refusal> {
+fn reach(
+    rules: &Rules,
+    given: u32,
+    scid: u32,
+    asked: Asked,
+    to: impl Fn(&Verdict) -> Result<Sending, Refusal>,
+    out: impl Fn(&Verdict) -> Result<Sending, Refusal>,
+) -> Result<(), Refusal> {
     // Same-node traffic is judged where it is delivered, against the very socket.
     if asked.loopback() {
         return Ok(());
@@ -274,7 +306,7 @@ fn reach(rules: &Rules, given: u32, scid: u32, asked: Asked, opens: bool) -> Res
         return if route.node == NO_NODE { Ok(()) } else { Err(DropReason::NoScid.into()) };
     }
     let verdict = rules.between(route.peer, scid);
-    let sending = if opens { decide::open(&verdict) } else { decide::send(&verdict) };
+    let sending = if route.node == NO_NODE { out(&verdict) } else { to(&verdict) };
     sending.map(drop)
 }
 

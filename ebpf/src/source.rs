@@ -27,7 +27,7 @@ use crate::{
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
-const SOCK_RAW: u32 = 3;
+pub(crate) const SOCK_RAW: u32 = 3;
 /// `BPF_F_CURRENT_NETNS`: any negative id.
 const CURRENT_NETNS: u64 = u64::MAX;
 

@@ -2,8 +2,8 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, TC_ACT_SHOT, TC_ACT_UNSPEC,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_NET, bpf_sock,
+        __sk_buff, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, TC_ACT_SHOT,
+        TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_NET, bpf_sock,
     },
     helpers::generated::{bpf_check_mtu, bpf_get_socket_cookie, bpf_skb_adjust_room},
     macros::classifier,
@@ -34,7 +34,7 @@ use crate::{
     packet::{self, ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IP_LEN, Source, Window, ports},
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Refused, Rules},
-    source::{self, Kind, Sender, remember_closing},
+    source::{self, Kind, SOCK_RAW, Sender, remember_closing},
     trouble,
 };
 
@@ -92,7 +92,8 @@ fn egress(ctx: &TcContext) -> Result<(), Refusal> {
         ETH_P_IP => {}
         ETH_P_ARP => return Ok(()),
         ETH_P_IPV6 => return Err(DropReason::Ipv6.into()),
-        other if rules.config.pass_ethertypes.contains(&other) => return Ok(()),
+        // Empty places of the list are 0.
+        other if other != 0 && rules.config.pass_ethertypes.contains(&other) => return Ok(()),
         _ => return Err(DropReason::EtherType.into()),
     }
     let ip = packet::ipv4(window, ctx.len())?;
@@ -142,7 +143,7 @@ fn judge(
     let scid = sender.scid()?;
     let label = rules.own(scid);
     let Some(state) = sender.state() else {
-        let (_, node, sending) = ask(rules, ip, port, scid, sender.kind, 0)?;
+        let (_, node, sending) = ask(ctx, rules, ip, port, scid, sender, 0)?;
         return Ok(Send { label, node, protection: sending.protection });
     };
     let word = egress_word(ip.target(), port, rules.number());
@@ -151,7 +152,7 @@ fn judge(
     if read(&state.egress) == word && way::is_of(way, word) {
         (send.node, send.protection) = way::parts(way);
     } else {
-        let (peer, node, sending) = ask(rules, ip, port, scid, sender.kind, state.peer)?;
+        let (peer, node, sending) = ask(ctx, rules, ip, port, scid, sender, state.peer)?;
         if sending.alarm_line != 0 {
             let used = Refused {
                 reason: DropReason::Denied,
@@ -171,7 +172,7 @@ fn judge(
         (send.node, send.protection) = (node, sending.protection);
     }
     if state.flags & socket_flag::OPENED != 0 && unconnected(sender.sk) {
-        open_conversation(ctx, ip, port);
+        open_conversation(ctx.skb.skb, ip, port);
     }
     Ok(send)
 }
@@ -179,11 +180,12 @@ fn judge(
 /// The slow path: where does it go, and what do the rules say?
 #[inline(always)]
 fn ask(
+    ctx: &TcContext,
     rules: &Rules,
     ip: Ipv4,
     port: u16,
     scid: u32,
-    kind: Kind,
+    sender: &Sender,
     pinned: u64,
 ) -> Result<(Label, u32, Sending), Refusal> {
     let route = rules.route(ip.target(), ip.protocol(), port)?;
@@ -192,13 +194,20 @@ fn ask(
     if Label::from_word(pinned).snid == peer.snid {
         peer = Label::from_word(pinned);
     }
-    let sending = match kind {
+    let sending = match sender.kind {
         Kind::Packet if route.node != NO_NODE => {
             return Err(DropReason::PacketSocket.into());
         }
         Kind::Answer => rules.kernel_answer(peer, scid),
         Kind::Kernel if answers(ip) => rules.kernel_answer(peer, scid),
-        _ => decide::send(&rules.between(peer, scid))?,
+        _ => {
+            let verdict = rules.between(peer, scid);
+            if route.node == NO_NODE {
+                decide::send_out(&verdict, spoken(ctx.skb.skb, sender.sk, ip, port))?
+            } else {
+                decide::send(&verdict)?
+            }
+        }
     };
     Ok((peer, route.node, sending))
 }
@@ -369,14 +378,36 @@ pub(crate) fn unconnected(sk: *mut bpf_sock) -> bool {
 
 /// An unconnected socket wrote to someone: the answers are part of that conversation.
 #[inline(always)]
-pub(crate) fn open_conversation(ctx: &TcContext, ip: Ipv4, port: u16) {
-    // SAFETY: the context's own skb.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
-    let key =
-        ConversationKey { cookie, address: ip.target(), port, protocol: u16::from(ip.protocol()) };
-    if CONVERSATIONS.get_ptr(key).is_none() {
-        trouble::expect(CONVERSATIONS.insert(key, Conversation { peer: 0 }, 0));
+pub(crate) fn open_conversation(skb: *mut __sk_buff, ip: Ipv4, port: u16) {
+    let key = conversation(skb, ip, port);
+    match CONVERSATIONS.get_ptr_mut(key) {
+        // SAFETY: plain data of the map.
+        Some(held) => unsafe { (*held).opened = 1 },
+        None => trouble::expect(CONVERSATIONS.insert(key, Conversation { peer: 0, opened: 1 }, 0)),
     }
+}
+
+/// Whether the far end of a packet that leaves spoke first: an accepted connection is that, and one that
+/// this side made was judged when it did. `sk` is a full socket, or null.
+#[inline(always)]
+pub(crate) fn spoken(skb: *mut __sk_buff, sk: *mut bpf_sock, ip: Ipv4, port: u16) -> bool {
+    if sk.is_null() {
+        return false;
+    }
+    // SAFETY: a full socket.
+    let raw = unsafe { (*sk).type_ } == SOCK_RAW;
+    // The kernel made the later pieces of a datagram, which was judged when it was sent, unless the
+    // application makes its own.
+    !unconnected(sk)
+        || !raw && !ip.first_fragment()
+        || CONVERSATIONS.get_ptr(conversation(skb, ip, port)).is_some()
+}
+
+#[inline(always)]
+fn conversation(skb: *mut __sk_buff, ip: Ipv4, port: u16) -> ConversationKey {
+    // SAFETY: the context's own skb.
+    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
+    ConversationKey { cookie, address: ip.target(), port, protocol: u16::from(ip.protocol()) }
 }
 
 #[inline(always)]

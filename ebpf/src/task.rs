@@ -4,7 +4,8 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_pid_tgid, bpf_probe_read_kernel,
         generated::{
-            bpf_get_current_comm, bpf_ktime_get_boot_ns, bpf_ringbuf_output, bpf_send_signal,
+            bpf_get_current_comm, bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_ringbuf_output,
+            bpf_send_signal,
         },
     },
     macros::btf_tracepoint,
@@ -49,6 +50,9 @@ static OFFSETS: Offsets = Offsets {
     sb_magic: 0,
     mount_sb: 0,
     socket_sk: 0,
+    sock_kernel: 0,
+    sock_owned: 0,
+    task_flags: 0,
 };
 
 /// Where the running kernel keeps what the programs read.
@@ -96,6 +100,15 @@ pub(crate) fn current_scid() -> Option<u32> {
 #[inline(always)]
 pub(crate) fn current_tgid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// Whether the kernel works on its own account: a thread of its own, which acts for no process.
+#[inline(always)]
+pub(crate) fn is_kernel_thread() -> bool {
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    // SAFETY: no side effect.
+    let task = unsafe { bpf_get_current_task() } as *const u8;
+    member::<u32>(task, offsets().task_flags).is_ok_and(|flags| flags & PF_KTHREAD != 0)
 }
 
 /// The current process's name.

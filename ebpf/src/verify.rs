@@ -78,16 +78,24 @@ pub fn xdp_verify(ctx: XdpContext) -> u32 {
     }
 }
 
+/// The kernel's copy of a multicast packet that leaves, for this node's own listeners: it came over no
+/// wire, and has no Ethernet header.
+const PACKET_LOOPBACK: u32 = 5;
+
 #[classifier]
 pub fn tc_verify(ctx: TcContext) -> i32 {
     report::seen(Hook::Ingress);
     let packet = Source::Skb(ctx.skb.skb);
     // SAFETY: the context's own fields.
-    let (whole, tagged) =
-        unsafe { ((*ctx.skb.skb).gso_size != 0, (*ctx.skb.skb).vlan_present != 0) };
+    let (whole, tagged, looped) = unsafe {
+        let skb = &*ctx.skb.skb;
+        (skb.gso_size != 0, skb.vlan_present != 0, skb.pkt_type == PACKET_LOOPBACK)
+    };
     let mut verified = UNTOUCHED;
     let outcome = if tagged {
         Err(DropReason::EtherType.into())
+    } else if looped {
+        Err(DropReason::NotVerified.into())
     } else {
         let window = Window::of_skb(&ctx);
         judge(window, packet, ctx.len(), whole, &mut verified)
@@ -166,7 +174,8 @@ fn judge(
         ETH_P_IP => {}
         ETH_P_ARP => return Ok(()),
         ETH_P_IPV6 => return Err(DropReason::Ipv6.into()),
-        other if rules.config.pass_ethertypes.contains(&other) => return Ok(()),
+        // Empty places of the list are 0.
+        other if other != 0 && rules.config.pass_ethertypes.contains(&other) => return Ok(()),
         _ => return Err(DropReason::EtherType.into()),
     }
     let ip = packet::ipv4(window, len)?;

@@ -13,7 +13,7 @@ pub mod rule;
 pub mod socket;
 
 /// Generation of this layout; the agent refuses to adopt pinned maps of another one.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// Flags of [`Config::flags`].
 pub mod config_flag {
@@ -70,6 +70,23 @@ pub struct Config {
     pub control: [u64; CONTROLS],
 }
 const _: () = assert!(size_of::<Config>() == 112);
+
+impl Config {
+    /// Whether the packets of an interface pass a verifier.
+    #[inline(always)]
+    #[must_use]
+    pub const fn guards(&self, interface: u32) -> bool {
+        let [a, b, c, d, e, f, g, h] = self.interfaces;
+        a == interface
+            || b == interface
+            || c == interface
+            || d == interface
+            || e == interface
+            || f == interface
+            || g == interface
+            || h == interface
+    }
+}
 
 /// One bank's header: what a generation of rules says about this node itself.
 #[derive(Clone, Copy, Debug, Default)]

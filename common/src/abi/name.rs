@@ -14,6 +14,8 @@ pub const LO_STAMP: &str = "lo_stamp";
 pub const LO_VERIFY: &str = "lo_verify";
 /// `cgroup_skb` ingress.
 pub const SKB_DELIVER: &str = "skb_deliver";
+/// `cgroup_skb` egress.
+pub const SKB_LEAVE: &str = "skb_leave";
 /// `cgroup/sock_create`.
 pub const SOCK_CREATE: &str = "sock_create";
 /// `cgroup/bind4`.

@@ -175,5 +175,11 @@ pub struct Offsets {
     pub mount_sb: u32,
     /// `socket.sk`
     pub socket_sk: u32,
+    /// `sock.sk_kern_sock`, in bits.
+    pub sock_kernel: u32,
+    /// `sock.sk_lock.owned`
+    pub sock_owned: u32,
+    /// `task_struct.flags`
+    pub task_flags: u32,
 }
-const _: () = assert!(size_of::<Offsets>() == 64);
+const _: () = assert!(size_of::<Offsets>() == 76);

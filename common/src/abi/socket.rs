@@ -106,7 +106,8 @@ pub struct RelabelKey {
 }
 const _: () = assert!(size_of::<RelabelKey>() == 8);
 
-/// The key of `CONVERSATIONS`: a datagram conversation that an unconnected socket opened.
+/// The key of `CONVERSATIONS`: a datagram conversation of an unconnected socket, which it opened, or which a
+/// host of the perimeter did.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct ConversationKey {
@@ -127,8 +128,10 @@ const _: () = assert!(size_of::<ConversationKey>() == 16);
 pub struct Conversation {
     /// The peer that answered first, [`crate::label::Label::word`]; 0 until then.
     pub peer: u64,
+    /// 1 where this side opened it and a rule allowed it to, else 0.
+    pub opened: u64,
 }
-const _: () = assert!(size_of::<Conversation>() == 8);
+const _: () = assert!(size_of::<Conversation>() == 16);
 
 /// The key of `FRAGMENTS`: a datagram in pieces. The value is the time in
 /// units of 2^30 ns (31 bits), whether the first piece was seen (1 bit), and a mark (32 bits).

@@ -5,15 +5,18 @@
 
 use crate::{Node, PATIENCE};
 use anyhow::{Context, Result, bail};
-use etherparse::{IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv4Options, PacketBuilder};
+use etherparse::{
+    IcmpEchoHeader, Icmpv4Type, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv4Options,
+    PacketBuilder,
+};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, sendto,
     setsockopt, socket, sockopt,
 };
 use std::io::{self, ErrorKind, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// How long an answer may take.
@@ -30,17 +33,22 @@ struct Special<'a> {
     options: Option<&'a str>,
     /// `segment=N`: `UDP_SEGMENT`.
     segment: Option<i32>,
+    /// `device=NAME`: `SO_BINDTODEVICE`.
+    device: Option<&'a str>,
+    /// `source=ADDRESS:PORT`: bound there.
+    source: Option<SocketAddr>,
 }
 
 /// Does what the arguments say.
 ///
 /// ```text
-/// socket tcp|udp
+/// socket tcp|udp|raw-tcp|raw-udp|raw-sctp|raw-icmp
 /// bind tcp|udp ADDRESS:PORT
 /// connect ADDRESS:PORT                  opens a TCP connection
 /// greeted ADDRESS:PORT COUNT            short TCP connections that the server closes first
 /// send ADDRESS:PORT SIZE [SPECIAL]…     a datagram, which must come back whole
 /// raw SOURCE ADDRESS:PORT HEX           a datagram with its IP header made by hand: only sent
+/// echo ADDRESS                          an echo request from a datagram socket: only sent
 /// ```
 ///
 /// # Errors
@@ -59,6 +67,7 @@ pub fn attempt(arguments: &[&str]) -> Result<String> {
             let packet = by_hand(source.parse()?, address.parse()?, &bytes(options)?)?;
             raw(address.parse()?, &packet)
         }
+        ["echo", address] => echo(address.parse()?),
         _ => bail!("usage: see the head of the source file"),
     };
     Ok(match outcome {
@@ -83,6 +92,8 @@ fn special<'a>(words: &[&'a str]) -> Result<Special<'a>> {
             Some(("mark", value)) => special.mark = Some(value.parse()?),
             Some(("options", value)) => special.options = Some(value),
             Some(("segment", value)) => special.segment = Some(value.parse()?),
+            Some(("device", value)) => special.device = Some(value),
+            Some(("source", value)) => special.source = Some(value.parse()?),
             _ => bail!("no special {word}"),
         }
     }
@@ -96,8 +107,38 @@ fn bytes(hex: &str) -> Result<Vec<u8>> {
 
 fn open(kind: &str, to: SocketAddr) -> io::Result<OwnedFd> {
     let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let kind = if kind == "tcp" { SockType::Stream } else { SockType::Datagram };
-    Ok(socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?)
+    let (kind, protocol) = match kind {
+        "tcp" => (SockType::Stream, None),
+        "udp" => (SockType::Datagram, None),
+        "raw-tcp" => (SockType::Raw, Some(SockProtocol::Tcp)),
+        "raw-udp" => (SockType::Raw, Some(SockProtocol::Udp)),
+        "raw-icmp" => (SockType::Raw, Some(SockProtocol::Icmp)),
+        // nix does not know the protocol's number for one.
+        "raw-sctp" => return raw_sctp(),
+        other => return Err(io::Error::other(format!("no socket {other}"))),
+    };
+    Ok(socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol)?)
+}
+
+#[expect(unsafe_code, reason = "nix does not know the protocol")]
+fn raw_sctp() -> io::Result<OwnedFd> {
+    // SAFETY: no pointer is passed; the descriptor that comes is nobody else's.
+    unsafe {
+        let fd =
+            libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_SCTP);
+        Ok(OwnedFd::from_raw_fd(Errno::result(fd)?))
+    }
+}
+
+/// An identifier of its own the kernel puts in.
+fn echo(to: Ipv4Addr) -> io::Result<()> {
+    let none = SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Inet, SockType::Datagram, none, SockProtocol::Icmp)?;
+    let request = Icmpv4Type::EchoRequest(IcmpEchoHeader { id: 0, seq: 0 });
+    let request = etherparse::Icmpv4Header::with_checksum(request, &[]).to_bytes();
+    let to = SockaddrStorage::from(SocketAddr::from((to, 0)));
+    sendto(fd.as_raw_fd(), &request, &to, MsgFlags::empty())?;
+    Ok(())
 }
 
 fn bound(kind: &str, address: SocketAddr) -> io::Result<()> {
@@ -119,9 +160,15 @@ fn greeted(address: SocketAddr, count: u32) -> io::Result<()> {
 }
 
 fn echoed(to: SocketAddr, size: usize, special: &Special) -> io::Result<()> {
-    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(any)?;
+    let any = SocketAddr::new(
+        if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() },
+        0,
+    );
+    let socket = UdpSocket::bind(special.source.unwrap_or(any))?;
     socket.set_read_timeout(Some(ANSWER))?;
+    if let Some(device) = special.device {
+        setsockopt(&socket, sockopt::BindToDevice, &device.into())?;
+    }
     if let Some(mark) = special.mark {
         setsockopt(&socket, sockopt::Mark, &mark)?;
     }

@@ -79,10 +79,16 @@ const SOCK_ADDR: [&str; 6] = [
     name::SOCK_SENDMSG6,
 ];
 
+const SKB: [(&str, CgroupSkbAttachType); 2] = [
+    (name::SKB_DELIVER, CgroupSkbAttachType::Ingress),
+    (name::SKB_LEAVE, CgroupSkbAttachType::Egress),
+];
+
 /// Programs on the control group, each with a link of its own name.
-pub(crate) const SOCKETS: [&str; 8] = {
+pub(crate) const SOCKETS: [&str; 9] = {
     let [a, b, c, d, e, f] = SOCK_ADDR;
-    [name::SOCK_CREATE, a, b, c, d, e, f, name::SKB_DELIVER]
+    let [(deliver, _), (leave, _)] = SKB;
+    [name::SOCK_CREATE, a, b, c, d, e, f, deliver, leave]
 };
 
 impl Datapath {
@@ -366,15 +372,16 @@ impl Datapath {
                 FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))
             })?;
         }
-        self.attach_process(name::SKB_DELIVER, |bpf, name| {
-            let program: &mut CgroupSkb = program(bpf, name)?;
-            load_once(name, program.fd().is_ok(), || program.load())?;
-            let id = program
-                .attach(&cgroup, CgroupSkbAttachType::Ingress, SHARED)
-                .map_err(cgroup_links(name))?;
-            let link = program.take_link(id).map_err(Error::program(name))?;
-            FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))
-        })
+        for (hook, at) in SKB {
+            self.attach_process(hook, |bpf, name| {
+                let program: &mut CgroupSkb = program(bpf, name)?;
+                load_once(name, program.fd().is_ok(), || program.load())?;
+                let id = program.attach(&cgroup, at, SHARED).map_err(cgroup_links(name))?;
+                let link = program.take_link(id).map_err(Error::program(name))?;
+                FdLink::try_from(link).map_err(|_| Error::Missing(name.to_owned()))
+            })?;
+        }
+        Ok(())
     }
 
     /// Attaches a program that watches processes. Their links cannot change their program: a new

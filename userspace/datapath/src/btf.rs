@@ -5,6 +5,7 @@ use std::path::Path;
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_TYPEDEF: u32 = 8;
 
 /// The running kernel's types.
 pub(crate) struct Btf {
@@ -38,13 +39,39 @@ impl Btf {
 
     /// Byte offset of a member of a struct, members of anonymous members included.
     pub(crate) fn offset(&self, structure: &str, member: &str) -> Option<u32> {
-        let at = *self.index.iter().find(|at| {
-            self.kind(**at) == Some(KIND_STRUCT) && self.name(**at) == Some(structure.as_bytes())
-        })?;
-        self.member(at, member, 0)
+        Some(self.bit_offset(structure, member)? / 8)
     }
 
-    fn member(&self, at: usize, wanted: &str, depth: u32) -> Option<u32> {
+    /// Offset in bits, of a bit field.
+    pub(crate) fn bit_offset(&self, structure: &str, member: &str) -> Option<u32> {
+        Some(self.member(self.structure(structure)?, member, 0)?.0)
+    }
+
+    /// Byte offset of a member of a member.
+    pub(crate) fn nested_offset(&self, structure: &str, member: &str, inner: &str) -> Option<u32> {
+        let (outer, mut kind) = self.member(self.structure(structure)?, member, 0)?;
+        loop {
+            let at = self.at(kind)?;
+            if self.kind(at)? != KIND_TYPEDEF {
+                return Some((outer + self.member(at, inner, 0)?.0) / 8);
+            }
+            kind = word(&self.types, at + 8)?;
+        }
+    }
+
+    fn structure(&self, name: &str) -> Option<usize> {
+        self.index.iter().copied().find(|at| {
+            self.kind(*at) == Some(KIND_STRUCT) && self.name(*at) == Some(name.as_bytes())
+        })
+    }
+
+    /// Where a type begins.
+    fn at(&self, kind: u32) -> Option<usize> {
+        self.index.get((kind as usize).checked_sub(1)?).copied()
+    }
+
+    /// Offset in bits, and type.
+    fn member(&self, at: usize, wanted: &str, depth: u32) -> Option<(u32, u32)> {
         const NESTING: u32 = 8;
         let info = word(&self.types, at + 4)?;
         let bitfields = info >> 31 == 1;
@@ -55,14 +82,14 @@ impl Btf {
             let bits = if bitfields { raw & 0x00ff_ffff } else { raw };
             if name != 0 {
                 if self.string(name)? == wanted.as_bytes() {
-                    return Some(bits / 8);
+                    return Some((bits, kind));
                 }
             } else if depth < NESTING
-                && let Some(inner) = self.index.get((kind as usize).checked_sub(1)?)
-                && matches!(self.kind(*inner), Some(KIND_STRUCT | KIND_UNION))
-                && let Some(offset) = self.member(*inner, wanted, depth + 1)
+                && let Some(inner) = self.at(kind)
+                && matches!(self.kind(inner), Some(KIND_STRUCT | KIND_UNION))
+                && let Some((offset, kind)) = self.member(inner, wanted, depth + 1)
             {
-                return Some(bits / 8 + offset);
+                return Some((bits + offset, kind));
             }
         }
         None
@@ -115,6 +142,18 @@ mod tests {
         assert_eq!(pid.map(|at| at + 4), tgid);
         assert_eq!(btf.offset("task_struct", "no_such_member"), None);
         assert_eq!(btf.offset("no_such_struct", "pid"), None);
+    }
+
+    #[test]
+    fn bit_fields_and_members_of_members_are_found() {
+        let btf = Btf::running().expect("a kernel with BTF");
+        let lock = btf.offset("sock", "sk_lock").expect("a lock");
+        let owned = btf.nested_offset("sock", "sk_lock", "owned").expect("its owner");
+        assert!((lock + 4..lock + 64).contains(&owned), "{lock} {owned}");
+        let [kernel, next] =
+            ["sk_kern_sock", "sk_no_check_tx"].map(|bit| btf.bit_offset("sock", bit));
+        assert_eq!(kernel.map(|at| at + 1), next);
+        assert_eq!(btf.nested_offset("sock", "sk_lock", "no_such_member"), None);
     }
 
     #[test]

@@ -294,5 +294,8 @@ pub(crate) fn offsets(btf: &Btf) -> Option<Offsets> {
         sb_magic: btf.offset("super_block", "s_magic")?,
         mount_sb: btf.offset("vfsmount", "mnt_sb")?,
         socket_sk: btf.offset("socket", "sk")?,
+        sock_kernel: btf.bit_offset("sock", "sk_kern_sock")?,
+        sock_owned: btf.nested_offset("sock", "sk_lock", "owned")?,
+        task_flags: btf.offset("task_struct", "flags")?,
     })
 }
