@@ -4,38 +4,16 @@
 use anyhow::Result;
 use sigil_harness::cluster::Setting;
 use sigil_harness::traffic::finish;
+use sigil_harness::two_nodes::{APP, OTHER, OTHER_TO_APP, POLICY, WEB, document, echoes};
 use sigil_harness::{Cluster, Node, PATIENCE, Server, until};
 use std::fs;
 use std::time::{Duration, Instant};
 
-const POLICY: &str = include_str!("../harness/dsp/two-nodes.xml");
-const WEB: u32 = 10;
-const APP: u32 = 20;
-const OTHER: u32 = 30;
 const QUICK: &str = "[rotation]\noverlap = 1\n";
 
 fn cluster(mode: &str, settings: &str) -> Result<(Cluster, Node, Server)> {
     Cluster::under_server("server", &Setting { mode, ..Setting::of(POLICY) }, settings)
 }
-
-fn echoes(cluster: &Cluster, zone: u32) -> Result<bool> {
-    let one = cluster.node("one")?;
-    let exchange = one.exchange(Some(zone), &["udp-exchange", "10.77.0.2:8000", "20", "64"]);
-    Ok(exchange.is_ok_and(|exchange| exchange.is_complete()))
-}
-
-/// Writes a policy of another serial, with more in it.
-fn policy(host: &Node, serial: u32, more: &str) -> Result<String> {
-    let text = POLICY
-        .replace("serial=\"1\"", &format!("serial=\"{serial}\""))
-        .replace("</DSP>", &format!("{more}</DSP>"));
-    let path = host.directory().join(format!("policy-{serial}.xml"));
-    fs::write(&path, text)?;
-    Ok(path.to_string_lossy().into_owned())
-}
-
-const OTHER_TO_APP: &str = "<SOCKET_class_rule><sSnID>one</sSnID><sScID>other</sScID>\
-    <tSnID>two</tSnID><tScID>app</tScID><allow>CREATE</allow></SOCKET_class_rule>";
 
 fn pushed_policies_and_keys_govern(mode: &str) -> Result<()> {
     let (cluster, host, server) = cluster(mode, QUICK)?;
@@ -43,14 +21,14 @@ fn pushed_policies_and_keys_govern(mode: &str) -> Result<()> {
     let _app = two.serve(Some(APP), &["udp-echo", "8000"])?;
     assert!(echoes(&cluster, WEB)?, "allowed");
     assert!(!echoes(&cluster, OTHER)?, "no rule");
-    let next = policy(&host, 2, OTHER_TO_APP)?;
+    let next = document(&host, 2, OTHER_TO_APP)?;
     let dry = server.administer(&host, &["policy", "push", "--dry-run", &next])?;
     assert!(dry.contains("+ 2:20 admits 1:30"), "{dry}");
     assert!(!echoes(&cluster, OTHER)?, "a dry run changes nothing");
     server.administer(&host, &["policy", "push", &next])?;
     server.settled(&host)?;
     assert!(echoes(&cluster, OTHER)? && echoes(&cluster, WEB)?);
-    let refused = server.labelctl(&host, &["policy", "push", &policy(&host, 2, "<!-- -->")?])?;
+    let refused = server.labelctl(&host, &["policy", "push", &document(&host, 2, "<!-- -->")?])?;
     assert_eq!(refused.code, 1, "the same serial again: {refused:?}");
     for node in cluster.nodes() {
         node.stats()?.balanced()?;
@@ -84,7 +62,7 @@ fn the_line_to_the_server_is_the_agents_alone(mode: &str) -> Result<()> {
     server.administer(&host, &["policy", "push", &path.to_string_lossy()])?;
     let status = server.settled(&host)?;
     assert!(status.nodes.iter().all(|node| node.serial == 5), "{status:?}");
-    server.administer(&host, &["policy", "push", &policy(&host, 6, "")?])?;
+    server.administer(&host, &["policy", "push", &document(&host, 6, "")?])?;
     let status = server.settled(&host)?;
     assert!(status.nodes.iter().all(|node| node.serial == 6), "{status:?}");
     Ok(())

@@ -10,34 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use sigil_harness::cluster::Setting;
+use sigil_harness::two_nodes::{APP, OTHER, OTHER_TO_APP, POLICY, WEB, document, echoes};
 use sigil_harness::{Cluster, Node, PATIENCE, Server, until};
-
-const POLICY: &str = include_str!("../harness/dsp/two-nodes.xml");
-const WEB: u32 = 10;
-const APP: u32 = 20;
-const OTHER: u32 = 30;
-const OTHER_TO_APP: &str = "<SOCKET_class_rule><sSnID>one</sSnID><sScID>other</sScID>\
-    <tSnID>two</tSnID><tScID>app</tScID><allow>CREATE</allow></SOCKET_class_rule>";
 
 fn cluster() -> Result<(Cluster, Node, Server)> {
     let settings = "[rotation]\noverlap = 1\n";
     Cluster::under_server("broken", &Setting::of(POLICY), settings)
-}
-
-fn echoes(cluster: &Cluster, zone: u32) -> Result<bool> {
-    let one = cluster.node("one")?;
-    let exchange = one.exchange(Some(zone), &["udp-exchange", "10.77.0.2:8000", "20", "64"]);
-    Ok(exchange.is_ok_and(|exchange| exchange.is_complete()))
-}
-
-/// A document of another serial, with more in it, as a file.
-fn document(host: &Node, serial: u32, more: &str) -> Result<String> {
-    let text = POLICY
-        .replace("serial=\"1\"", &format!("serial=\"{serial}\""))
-        .replace("</DSP>", &format!("{more}</DSP>"));
-    let path = host.directory().join(format!("policy-{serial}.xml"));
-    fs::write(&path, text)?;
-    Ok(path.to_string_lossy().into_owned())
 }
 
 /// Everything that the node sends to the server is lost on the way, without a word; what the server

@@ -21,6 +21,7 @@ pub mod ring;
 pub mod server;
 pub mod storm;
 pub mod traffic;
+pub mod two_nodes;
 
 pub use agent::{Agent, Config, Limits, Run};
 pub use attacker::{Attacker, Frame, RawSocket, Sniffer};
