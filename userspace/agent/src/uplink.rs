@@ -13,7 +13,7 @@ use sigil_cluster::envelope::Recipient;
 use sigil_cluster::identity::validity;
 use sigil_cluster::proto::nodes_client::NodesClient;
 use sigil_cluster::proto::{
-    Hello, MAX_MESSAGE, NodeMessage, Ping, RenewRequest, ServerMessage, node_message,
+    Hello, MAX_MESSAGE, NodeMessage, Ping, Pong, RenewRequest, ServerMessage, node_message,
     server_message,
 };
 use sigil_cluster::{Identity, Role, tls};
@@ -165,6 +165,9 @@ impl Uplink {
                         Some(server_message::Body::Pong(pong)) => {
                             self.pong(server, pong.number).await?;
                         }
+                        Some(server_message::Body::Ping(Ping { number })) => {
+                            to.send(message(node_message::Body::Pong(Pong { number }))).await?;
+                        }
                         Some(server_message::Body::Heard(all)) => {
                             self.on_node(move |node| node.heard(all.number)).await?;
                             reporting = self.report(&to).await?;
@@ -259,7 +262,9 @@ impl Uplink {
                 }
                 Ok(())
             }
-            server_message::Body::Pong(_) | server_message::Body::Heard(_) => Ok(()),
+            server_message::Body::Ping(_)
+            | server_message::Body::Pong(_)
+            | server_message::Body::Heard(_) => Ok(()),
         }
     }
 

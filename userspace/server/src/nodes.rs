@@ -1,9 +1,8 @@
 //! The nodes' side: one stream for each attached node, which gets whatever it should have next.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sigil_cluster::proto::nodes_server::Nodes;
 use sigil_cluster::proto::{
@@ -12,101 +11,35 @@ use sigil_cluster::proto::{
 };
 use sigil_cluster::{Identity, Role};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status as Refusal, Streaming};
 
 use crate::config::Lifetimes;
+use crate::holders::{self, Outcome};
 use crate::keyset::{self, fresh};
 use crate::listen::peer;
-use crate::record::{Node, Snapshot, now};
+use crate::record::{Node, Snapshot, Status, now};
 use crate::release;
 use crate::reports::{self, clean};
-use crate::state::{State, lock, unavailable};
+use crate::sessions::{Line, Sessions};
+use crate::state::{State, unavailable};
 
 /// A node that says nothing for so long is gone; it pings every second.
 const SILENCE: Duration = Duration::from_secs(5);
 /// A node that takes nothing for so long is gone.
 const STUCK: Duration = Duration::from_secs(10);
-/// How long the older of two that claim to be one node has to show that it lives.
-const PROOF: Duration = Duration::from_millis(2500);
 /// A node that went back twice from a policy is not sent it again.
 const REVERTS: u32 = 2;
 const CLONE: &str = "another machine is attached under this SnID: one of the two is a clone";
 /// Longest problem that is kept, in bytes.
 const PROBLEM: usize = 2048;
 
-/// Numbers the sessions of this run.
-static SESSIONS: AtomicU64 = AtomicU64::new(1);
-
 /// The service for nodes.
 pub(crate) struct Desk {
     pub(crate) state: Arc<State>,
     pub(crate) lifetimes: Lifetimes,
-    pub(crate) attached: Arc<Attached>,
-}
-
-/// The nodes that are attached to this server.
-#[derive(Default)]
-pub(crate) struct Attached(Mutex<BTreeMap<u32, Session>>);
-
-struct Session {
-    number: u64,
-    instance: String,
-    heard: Instant,
-    /// Dropped to end it.
-    _end: watch::Sender<()>,
-}
-
-impl Attached {
-    pub(crate) fn count(&self) -> usize {
-        lock(&self.0).len()
-    }
-
-    fn heard(&self, snid: u32, number: u64) {
-        let mut sessions = lock(&self.0);
-        if let Some(session) = sessions.get_mut(&snid).filter(|held| held.number == number) {
-            session.heard = Instant::now();
-        }
-    }
-
-    /// Takes the node's place. Whoever was heard there lately may still live: the one who comes waits
-    /// for that. The same instance, too, may be a copy with all files.
-    async fn enter(&self, snid: u32, instance: &str) -> Option<(u64, watch::Receiver<()>)> {
-        let began = Instant::now();
-        loop {
-            {
-                let mut sessions = lock(&self.0);
-                let holder = sessions
-                    .get(&snid)
-                    .filter(|held| held.instance != instance || held.heard.elapsed() < PROOF);
-                match holder.map(|held| held.heard > began) {
-                    Some(true) => return None,
-                    Some(false) if began.elapsed() < PROOF => {}
-                    _ => {
-                        let (end, ended) = watch::channel(());
-                        let number = SESSIONS.fetch_add(1, Ordering::Relaxed);
-                        let instance = instance.to_owned();
-                        let heard = Instant::now();
-                        let session = Session { number, instance, heard, _end: end };
-                        sessions.insert(snid, session);
-                        return Some((number, ended));
-                    }
-                }
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Whether it was still the node's session.
-    fn leave(&self, snid: u32, number: u64) -> bool {
-        let mut sessions = lock(&self.0);
-        let own = sessions.get(&snid).is_some_and(|held| held.number == number);
-        if own {
-            sessions.remove(&snid);
-        }
-        own
-    }
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 /// The node that sent a request, if it is a member and the certificate is its own.
@@ -149,19 +82,15 @@ impl Nodes for Desk {
             return Err(Refusal::invalid_argument("the hello is malformed"));
         }
         let instance = hex::encode(&hello.instance);
-        let Some((number, ended)) = self.attached.enter(snid, &instance).await else {
-            self.state.alarm(snid, "node-cloned", CLONE.to_owned());
-            return Err(Refusal::already_exists(CLONE));
-        };
-        admit(&self.state, snid, &instance, &key).await.inspect_err(|_| {
-            self.attached.leave(snid, number);
-        })?;
         let (to, stream) = mpsc::channel(4);
+        let (number, ended) = self.enter(snid, &instance, &to).await?;
+        admit(&self.state, snid, &instance, &key).await.inspect_err(|_| {
+            self.sessions.leave(snid, number);
+        })?;
         let session = Run {
             state: Arc::clone(&self.state),
-            attached: Arc::clone(&self.attached),
+            sessions: Arc::clone(&self.sessions),
             snid,
-            instance,
             number,
             to,
             sent_revision: 0,
@@ -203,6 +132,31 @@ impl Nodes for Desk {
     }
 }
 
+impl Desk {
+    /// Begins the node's session: its number, and what says that it is over.
+    async fn enter(
+        &self,
+        snid: u32,
+        instance: &str,
+        line: &Line,
+    ) -> Result<(u64, watch::Receiver<()>), Refusal> {
+        let shared = self.state.store.shared();
+        loop {
+            let vacant = self.sessions.vacate(snid, instance).await;
+            if !vacant || shared && holders::take(&self.state, snid).await? == Outcome::Lives {
+                self.state.alarm(snid, "node-cloned", CLONE.to_owned());
+                return Err(Refusal::already_exists(CLONE));
+            }
+            let Some((number, ended)) = self.sessions.enter(snid, instance, line) else { continue };
+            // Whoever takes the node from now on finds the session, and ends it.
+            if !shared || self.state.holders.of(snid) == self.state.me {
+                return Ok((number, ended));
+            }
+            self.sessions.leave(snid, number);
+        }
+    }
+}
+
 /// Takes note of who attaches: one without its counters gets keys that nobody had before.
 async fn admit(state: &State, snid: u32, instance: &str, key: &str) -> Result<(), Refusal> {
     state
@@ -237,11 +191,10 @@ async fn admit(state: &State, snid: u32, instance: &str, key: &str) -> Result<()
 /// One attached node.
 struct Run {
     state: Arc<State>,
-    attached: Arc<Attached>,
+    sessions: Arc<Sessions>,
     snid: u32,
-    instance: String,
     number: u64,
-    to: mpsc::Sender<Result<ServerMessage, Refusal>>,
+    to: Line,
     sent_revision: u64,
     sent_keys: u64,
     progress: Progress,
@@ -268,8 +221,8 @@ impl Run {
             outcome = self.serve(&mut from) => outcome,
             _ = ended.changed() => Err(Refusal::aborted("the node attached once more")),
         };
-        if self.attached.leave(snid, self.number) {
-            self.state.note(snid, |status| {
+        if self.sessions.leave(snid, self.number) {
+            self.tell(|status| {
                 status.attached.clear();
                 status.seen = now();
             });
@@ -299,22 +252,11 @@ impl Run {
                     let message = message
                         .map_err(|_| Refusal::deadline_exceeded("nothing was heard of the node"))??;
                     let Some(message) = message else { return Ok(()) };
-                    self.attached.heard(self.snid, self.number);
-                    self.is_itself()?;
+                    self.sessions.heard(self.snid, self.number);
                     self.hear(message).await?;
                 }
             }
         }
-    }
-
-    /// Another instance of the node may have attached at another server, and this one lives on.
-    fn is_itself(&self) -> Result<(), Refusal> {
-        let snapshot = self.state.snapshot();
-        if snapshot.nodes.get(&self.snid).is_none_or(|node| node.value.instance == self.instance) {
-            return Ok(());
-        }
-        self.state.alarm(self.snid, "node-cloned", CLONE.to_owned());
-        Err(Refusal::already_exists(CLONE))
     }
 
     /// Sends what the node should have and has not been sent.
@@ -336,7 +278,7 @@ impl Run {
             self.sent_revision = release.revision;
             match release::part(&self.state, release, snid).await {
                 Ok(Some(policy)) => self.send(server_message::Body::Policy(policy)).await?,
-                Ok(None) => self.state.note(snid, |status| {
+                Ok(None) => self.tell(|status| {
                     status.problem = format!("serial {} does not declare the node", release.serial);
                 }),
                 Err(error) => return Err(unavailable(&error)),
@@ -358,6 +300,9 @@ impl Run {
             Some(node_message::Body::Progress(progress)) => self.note(progress),
             Some(node_message::Body::Ping(Ping { number })) => {
                 self.send(server_message::Body::Pong(Pong { number })).await?;
+            }
+            Some(node_message::Body::Pong(Pong { number })) => {
+                self.sessions.answered(self.snid, self.number, number);
             }
             Some(node_message::Body::Report(report)) => {
                 // The next one follows the answer to this one: what waits for the disk is bounded.
@@ -408,6 +353,15 @@ impl Run {
         }
     }
 
+    /// Changes the node's status, unless another server has the node meanwhile.
+    fn tell(&self, change: impl FnOnce(&mut Status)) {
+        self.state.note(self.snid, |status| {
+            if status.attached == self.state.me {
+                change(status);
+            }
+        });
+    }
+
     fn note(&mut self, mut progress: Progress) {
         progress.problem = clean(&progress.problem, PROBLEM);
         if progress.failed != 0 && progress.failed != self.progress.failed {
@@ -416,7 +370,7 @@ impl Run {
             self.state.alarm(self.snid, "policy-not-applied", message);
         }
         let noted = progress.clone();
-        self.state.note(self.snid, |status| {
+        self.tell(|status| {
             status.seen = now();
             status.revision = noted.revision;
             status.serial = noted.serial;

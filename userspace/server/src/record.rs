@@ -156,6 +156,26 @@ pub(crate) struct Status {
     pub(crate) stamped: u64,
 }
 
+/// `holder/SNID`: the server that a node is attached to, where several share the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holder {
+    /// By its start; empty for none.
+    pub(crate) server: String,
+    /// Of another server, to which somebody came who says to be the node.
+    pub(crate) claim: Option<Claim>,
+    /// The last claim that was refused, for the node lives where it is.
+    pub(crate) refused: String,
+}
+
+/// A server's claim to a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    /// Random.
+    pub(crate) id: String,
+    /// The server, by its start.
+    pub(crate) server: String,
+}
+
 /// One of the alarms in `alarm/NUMBER`, where the number is the first one's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Alarm {

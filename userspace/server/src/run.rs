@@ -22,11 +22,11 @@ use crate::alarms::Journal;
 use crate::ca::private_key;
 use crate::config::{Config, Lifetimes};
 use crate::keyset::{Followers, Schedule, step};
-use crate::nodes::Attached;
 use crate::record::now;
+use crate::sessions::Sessions;
 use crate::state::State;
 use crate::vault::Vault;
-use crate::{admin, enrolment, listen, nodes, release, web};
+use crate::{admin, enrolment, holders, listen, nodes, release, web};
 
 /// What those without a certificate may send: a token and a request.
 const MAX_JOIN: usize = 16 << 10;
@@ -47,7 +47,7 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     let (certificates, tls) = watch::channel(certificate(&state, lifetimes)?);
     let (accepted, incoming) = mpsc::channel(64);
-    let attached = Arc::new(Attached::default());
+    let sessions = Arc::new(Sessions::default());
 
     let mut ends = tokio::task::JoinSet::new();
     ends.spawn(Arc::clone(&state).save());
@@ -55,17 +55,18 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     ends.spawn(release::watch_canaries(Arc::clone(&state)));
     ends.spawn(rotate(Arc::clone(&state), config.schedule()));
     ends.spawn(renew(Arc::clone(&state), lifetimes, certificates));
+    ends.spawn(holders::defend(Arc::clone(&state), Arc::clone(&sessions)));
     tokio::spawn(Arc::clone(&state).follow_others());
     tokio::spawn(listen::accept(Arc::clone(&state), listener, tls, accepted));
     if let Some(address) = config.metrics {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot serve metrics on {address}"))?;
-        let site = web::Site { state: Arc::clone(&state), attached: Arc::clone(&attached) };
+        let site = web::Site { state: Arc::clone(&state), sessions: Arc::clone(&sessions) };
         tokio::spawn(sigil_cluster::web::serve(listener, Arc::new(site)));
     }
 
-    let node_desk = nodes::Desk { state: Arc::clone(&state), lifetimes, attached };
+    let node_desk = nodes::Desk { state: Arc::clone(&state), lifetimes, sessions };
     let enrolment_desk = enrolment::Desk { state: Arc::clone(&state), lifetimes };
     let admin_desk = admin::Desk { state: Arc::clone(&state) };
     let services = Server::builder()

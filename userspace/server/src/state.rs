@@ -18,8 +18,9 @@ use tonic::Status as Refusal;
 use crate::alarms::{Book, Journal, Totals};
 use crate::ca::Ca;
 use crate::documents::InUse;
+use crate::holders::Holders;
 use crate::record::{
-    Alarm, Chain, Cluster, Held, Keys, Node, Policies, Snapshot, Status, Token, now,
+    Alarm, Chain, Cluster, Held, Holder, Keys, Node, Policies, Snapshot, Status, Token, now,
 };
 use crate::store::{Store, Stored, Transaction};
 use crate::valve::{Told, Valve};
@@ -32,6 +33,9 @@ const GATHER: Duration = Duration::from_millis(200);
 /// Records and bytes in one write of what was gathered: etcd takes 128, and 1.5 MB.
 const BATCH: usize = 100;
 const BATCH_BYTES: usize = 1 << 20;
+
+/// Records that are no part of a snapshot.
+const QUIET: [&str; 5] = ["status/", "alarm/", "chain/", "holder/", "document/"];
 
 /// The server's state.
 pub(crate) struct State {
@@ -56,6 +60,8 @@ pub(crate) struct State {
     /// Holds back what somebody causes over and over.
     valve: Mutex<Valve>,
     pub(crate) alarms: broadcast::Sender<Alarm>,
+    /// Used only where the store is shared.
+    pub(crate) holders: Holders,
 }
 
 /// What changes too often to be committed each time.
@@ -158,6 +164,7 @@ impl State {
             in_use: tokio::sync::Mutex::default(),
             valve: Mutex::default(),
             alarms: broadcast::channel(1024).0,
+            holders: Holders::default(),
         });
         state.reload().await?;
         Ok(state)
@@ -175,7 +182,10 @@ impl State {
 
     async fn reload(&self) -> Result<()> {
         let mut snapshot = Snapshot::default();
-        for prefix in ["keys", "policy", "node/", "token/", "status/", "alarm/", "chain/"] {
+        // Holders before statuses, as they are written.
+        let prefixes =
+            ["keys", "policy", "node/", "token/", "holder/", "status/", "alarm/", "chain/"];
+        for prefix in prefixes {
             for stored in self.store.scan(prefix).await? {
                 self.take(&mut snapshot, &stored)?;
             }
@@ -211,13 +221,10 @@ impl State {
                 }
             },
             (_, Some(("status", snid)), Some(value)) => {
-                let (snid, status): (u32, Status) = (snid.parse()?, decode(key, value)?);
-                let mut live = lock(&self.live);
-                let mine = live.statuses.get(&snid).is_some_and(|held| held.attached == self.me);
-                if !mine {
-                    live.statuses.insert(snid, status);
-                    self.progress.notify_one();
-                }
+                self.take_status(snid.parse()?, decode(key, value)?);
+            }
+            (_, Some(("holder", snid)), Some(value)) => {
+                self.take_holder(snid.parse()?, *version, decode(key, value)?);
             }
             (_, Some(("alarm", _)), Some(value)) => {
                 let alarms: Vec<Alarm> = decode(key, value)?;
@@ -234,6 +241,60 @@ impl State {
             _ => {}
         }
         Ok(())
+    }
+
+    fn take_status(&self, snid: u32, status: Status) {
+        let mut live = lock(&self.live);
+        let own = live.statuses.get(&snid).filter(|held| held.attached == self.me);
+        match own.map(encode) {
+            None => {
+                live.statuses.insert(snid, status);
+                self.progress.notify_one();
+            }
+            // The server that had the node before wrote of it once more.
+            Some(own) if status.attached != self.me => {
+                live.unsaved.insert(format!("status/{snid}"), Some(own));
+                self.dirty.notify_one();
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn take_holder(&self, snid: u32, version: u64, holder: Holder) {
+        let server = holder.server.clone();
+        if self.holders.note(snid, version, holder) && server != self.me {
+            let mut live = lock(&self.live);
+            let status = live.statuses.get_mut(&snid);
+            if let Some(own) = status.filter(|held| held.attached == self.me) {
+                // From now on the other server says how the node is.
+                own.attached = server;
+                live.unsaved.remove(&format!("status/{snid}"));
+            }
+        }
+    }
+
+    /// Writes which server has a node, if the record is still of that version; notes it, or what is
+    /// there instead.
+    pub(crate) async fn put_holder(
+        &self,
+        snid: u32,
+        version: u64,
+        holder: &Holder,
+    ) -> Result<bool> {
+        // Of one length, so that none is another's prefix.
+        let key = format!("holder/{snid:010}");
+        let put = vec![(key.clone(), self.vault.seal(&key, &encode(holder))?)];
+        let expect = vec![(key.clone(), version)];
+        let done = self.store.commit(Transaction { expect, put, delete: Vec::new() }).await?;
+        if let Some(version) = done {
+            self.take_holder(snid, version, holder.clone());
+            return Ok(true);
+        }
+        for Stored { key, value, version } in self.store.scan(&key).await? {
+            let value = self.vault.open_value(&key, &value.unwrap_or_default())?;
+            self.take_holder(snid, version, decode(&key, &value)?);
+        }
+        Ok(false)
     }
 
     /// Decides on the state, and commits what was decided. `decide` may be called again with a newer
@@ -300,13 +361,11 @@ impl State {
                         }
                     }
                     while let Some(stored) = changes.recv().await {
-                        let mut snapshot = (*self.snapshot()).clone();
-                        let quiet = stored.key.starts_with("status/")
-                            || stored.key.starts_with("alarm/")
-                            || stored.key.starts_with("chain/")
-                            || stored.key.starts_with("document/");
-                        self.take(&mut snapshot, &stored)?;
-                        if !quiet {
+                        if QUIET.iter().any(|prefix| stored.key.starts_with(prefix)) {
+                            self.take(&mut Snapshot::default(), &stored)?;
+                        } else {
+                            let mut snapshot = (*self.snapshot()).clone();
+                            self.take(&mut snapshot, &stored)?;
                             self.snapshot.send_modify(|held| merge(held, snapshot));
                         }
                     }

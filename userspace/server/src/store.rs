@@ -48,6 +48,8 @@ pub(crate) trait Store: Send + Sync {
     async fn scan(&self, prefix: &str) -> Result<Vec<Stored>, StoreError>;
     /// The new version, or nothing if an expectation did not hold. What was committed is on disk.
     async fn commit(&self, transaction: Transaction) -> Result<Option<u64>, StoreError>;
+    /// Whether other servers may use it.
+    fn shared(&self) -> bool;
     /// Everything that anybody commits from now on; nothing where there is no other writer. The
     /// channel closes when changes may have been missed: scan again then.
     async fn watch(&self) -> Result<Option<mpsc::Receiver<Stored>>, StoreError>;

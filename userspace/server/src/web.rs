@@ -10,18 +10,18 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use sigil_cluster::web::Health;
 
-use crate::nodes::Attached;
+use crate::sessions::Sessions;
 use crate::state::State;
 
 /// What they are read from.
 pub(crate) struct Site {
     pub(crate) state: Arc<State>,
-    pub(crate) attached: Arc<Attached>,
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 impl Health for Site {
     async fn metrics(&self) -> String {
-        metrics(&self.state, &self.attached)
+        metrics(&self.state, &self.sessions)
     }
 
     async fn trouble(&self) -> Option<String> {
@@ -44,7 +44,7 @@ struct Drop {
     reason: String,
 }
 
-fn metrics(state: &State, attached: &Attached) -> String {
+fn metrics(state: &State, sessions: &Sessions) -> String {
     let snapshot = state.snapshot();
     let statuses = state.statuses();
     let lagging = snapshot.members().filter(|(snid, _)| {
@@ -57,7 +57,7 @@ fn metrics(state: &State, attached: &Attached) -> String {
     let values = [
         ("nodes_enrolled", "Nodes that hold keys", number(snapshot.members().count())),
         ("nodes_revoked", "Nodes that were cut off", number(revoked)),
-        ("nodes_attached", "Nodes attached to this server", number(attached.count())),
+        ("nodes_attached", "Nodes attached to this server", number(sessions.count())),
         (
             "nodes_lagging",
             "Enrolled nodes without the policy they should have",

@@ -141,6 +141,10 @@ impl Store for Embedded {
         spawn_blocking(move || this.with(|database| commit(database, &transaction))).await?
     }
 
+    fn shared(&self) -> bool {
+        false
+    }
+
     async fn watch(&self) -> Result<Option<mpsc::Receiver<Stored>>, StoreError> {
         Ok(None)
     }

@@ -137,6 +137,10 @@ impl Store for Etcd {
         Ok(done.succeeded.then_some(version))
     }
 
+    fn shared(&self) -> bool {
+        true
+    }
+
     async fn watch(&self) -> Result<Option<mpsc::Receiver<Stored>>, StoreError> {
         let key = self.prefix.clone().into_bytes();
         let create = api::WatchCreateRequest { range_end: after(&key), key, start_revision: 0 };

@@ -17,9 +17,9 @@ use sigil_cluster::proto::admin_client::AdminClient;
 use sigil_cluster::proto::enrolment_client::EnrolmentClient;
 use sigil_cluster::proto::nodes_client::NodesClient;
 use sigil_cluster::proto::{
-    EnrolRequest, EnrollRequest, Envelope, Hello, Keys, NodeAlarm, NodeMessage, Ping, Progress,
-    PushReply, PushRequest, Report, ServerMessage, StatusReply, StatusRequest, node_message,
-    server_message,
+    EnrolRequest, EnrollRequest, Envelope, Hello, Keys, NodeAlarm, NodeMessage, Ping, Pong,
+    Progress, PushReply, PushRequest, Report, ServerMessage, StatusReply, StatusRequest,
+    node_message, server_message,
 };
 use sigil_cluster::{Credential, Token, tls};
 use tokio::sync::mpsc;
@@ -292,7 +292,8 @@ impl Node {
 
     /// Attaches once more, as an agent that was started again: with all that it had.
     pub(crate) async fn again(self, credential: &Credential, instance: u8) -> Result<Self> {
-        let Self { progress, policy, keys, .. } = self;
+        let Self { progress, policy, keys, to, from, .. } = self;
+        drop((to, from));
         let hello = Hello {
             version: env!("CARGO_PKG_VERSION").into(),
             instance: vec![instance; 16],
@@ -371,6 +372,9 @@ impl Node {
             server_message::Body::Heard(heard) => {
                 self.heard = heard.number;
                 return Ok(());
+            }
+            server_message::Body::Ping(Ping { number }) => {
+                return self.say(node_message::Body::Pong(Pong { number })).await;
             }
             server_message::Body::Pong(_) => return Ok(()),
         }

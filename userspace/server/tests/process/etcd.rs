@@ -12,13 +12,13 @@ use sigil_cluster::proto::StatusReply;
 use crate::bed::{Node, PATIENCE, Server, free, join, policy};
 
 /// Three members on loopback, killed on drop.
-struct Etcd {
+pub(crate) struct Etcd {
     directory: tempfile::TempDir,
     members: Vec<(SocketAddr, Child)>,
 }
 
 impl Etcd {
-    fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let places = (0..3).map(|_| Ok((free()?, free()?))).collect::<Result<Vec<_>>>()?;
         let all = places.iter().enumerate().map(|(at, (_, peer))| format!("m{at}=http://{peer}"));
@@ -43,7 +43,7 @@ impl Etcd {
         Ok(this)
     }
 
-    fn urls(&self) -> Vec<String> {
+    pub(crate) fn urls(&self) -> Vec<String> {
         self.members.iter().map(|(client, _)| format!("http://{client}")).collect()
     }
 

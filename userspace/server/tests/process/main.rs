@@ -6,6 +6,7 @@ mod attacks;
 mod bed;
 mod etcd;
 mod faults;
+mod holders;
 mod scale;
 
 use std::fs;

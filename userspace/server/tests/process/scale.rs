@@ -1,5 +1,6 @@
 //! Many nodes: how long a policy takes to the last of them. The figures are printed, and what is judged
-//! is that nobody is left out. `SIGIL_AGENTS` and `SIGIL_RULES` set another scale.
+//! is that nobody is left out. `SIGIL_AGENTS` and `SIGIL_RULES` set another scale, `SIGIL_ETCD=1` another
+//! store.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::alarms::chain;
 use crate::bed::{Node, Server};
+use crate::etcd::Etcd;
 
 fn setting(name: &str, otherwise: u32) -> u32 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
@@ -69,7 +71,11 @@ fn quantile(times: &[Duration], percent: usize) -> Duration {
 async fn a_policy_reaches_many_nodes_and_their_alarms_reach_the_server() -> Result<()> {
     let (nodes, rules) = (setting("SIGIL_AGENTS", 1000), setting("SIGIL_RULES", 10_000));
     let rounds = u64::from(setting("SIGIL_ROUNDS", 2));
-    let server = Server::start("lab", "")?;
+    let etcd = (setting("SIGIL_ETCD", 0) != 0).then(Etcd::start).transpose()?;
+    let server = match &etcd {
+        Some(etcd) => Server::start_on("lab", &etcd.urls())?,
+        None => Server::start("lab", "")?,
+    };
     let pid = server.pid().context("no server runs")?;
     let mut credentials = Vec::new();
     for snid in 1..=nodes {
@@ -77,6 +83,7 @@ async fn a_policy_reaches_many_nodes_and_their_alarms_reach_the_server() -> Resu
     }
     let alone = resident(pid)?;
     let (progress, mut attached) = watch::channel((0u32, Vec::<(u64, Duration)>::new()));
+    let began = Instant::now();
     let (serial, wanted) = watch::channel((0u64, Instant::now()));
     let mut all = JoinSet::new();
     for credential in credentials {
@@ -114,7 +121,11 @@ async fn a_policy_reaches_many_nodes_and_their_alarms_reach_the_server() -> Resu
     }
     unless_ended(&mut all, attached.wait_for(|(count, _)| *count == nodes)).await??;
     let each = resident(pid)?.saturating_sub(alone) / u64::from(nodes);
-    println!("{nodes} nodes attached, {} KiB of the server each", each >> 10);
+    println!(
+        "{nodes} nodes attached in {:?}, {} KiB of the server each",
+        began.elapsed(),
+        each >> 10
+    );
     for round in 1..=rounds {
         let document = policy(round, nodes, rules);
         serial.send_replace((round, Instant::now()));
