@@ -5,8 +5,10 @@ use anyhow::Result;
 use sigil_harness::cluster::Setting;
 use sigil_harness::traffic::finish;
 use sigil_harness::two_nodes::{APP, OTHER, OTHER_TO_APP, POLICY, WEB, document, echoes};
-use sigil_harness::{Cluster, Node, PATIENCE, Server, until};
+use sigil_harness::{Cluster, Lab, Node, PATIENCE, Server, binary, until};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const QUICK: &str = "[rotation]\noverlap = 1\n";
@@ -239,5 +241,32 @@ fn keys_of_an_old_copy_of_the_store_are_refused() -> Result<()> {
     server.resume(&host)?;
     server.settled(&host)?;
     assert!(echoes(&cluster, WEB)?);
+    Ok(())
+}
+
+/// The operator's way: a credential of another's own, whose holder is named and can be put out.
+#[test]
+fn administrators_are_added_and_revoked_by_name() -> Result<()> {
+    let lab = Lab::new("admins")?;
+    let host = lab.node("ss", 100)?;
+    let server = Server::start(&host, "lab", QUICK)?;
+    let bob = host.directory().join("bob.toml").to_string_lossy().into_owned();
+    let add = ["admin", "add", "bob", "--out", &bob];
+    server.administer(&host, &add)?;
+    assert_eq!(fs::metadata(&bob)?.permissions().mode() & 0o777, 0o600);
+    let again = server.labelctl(&host, &add)?;
+    assert!(again.code == 2 && again.stderr.contains("there already"), "{again:?}");
+    server.administer(&host, &["node", "enroll", "1", "--admin", &bob])?;
+    let mut follow = Command::new(binary("labelctl")?);
+    let follow = host.start(follow.args(["alarms", "follow", "--admin", &bob]))?;
+    server.administer(&host, &["admin", "revoke", "bob"])?;
+    let ended = follow.wait(Duration::from_secs(2))?;
+    assert!(ended.code == 2 && ended.stderr.contains("revoked"), "{ended:?}");
+    let list = server.administer(&host, &["admin", "list"])?;
+    let states: Vec<Vec<_>> =
+        list.lines().map(|l| l.split_whitespace().take(2).collect()).collect();
+    assert_eq!(states, [["NAME", "STATE"], ["admin", "good"], ["bob", "revoked"]], "{list}");
+    let refused = server.labelctl(&host, &["admin", "revoke", "admin"])?;
+    assert!(refused.code == 2 && refused.stderr.contains("last administrator"), "{refused:?}");
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::agent::{load, run, stats, status, watch};
-use crate::server::{alarms, node};
+use crate::server::{admin, alarms, node};
 use crate::{binary, doctor, keys, label, pages, policy};
 
 /// Checks policies, decodes labels, makes keys and talks to the node's agent.
@@ -75,6 +75,8 @@ pub(crate) enum Command {
     Keys(keys::Args),
     /// Enrol, revoke and list the nodes of a Security Server
     Node(node::Args),
+    /// Add, revoke and list the administrators of a Security Server
+    Admin(admin::Args),
     /// Show the alarms of a Security Server
     Alarms(alarms::Args),
     /// Label, sign and verify programs

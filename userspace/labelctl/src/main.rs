@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Label(args) => label::run(&args, &global),
         Command::Keys(args) => keys::run(&args, &global),
         Command::Node(args) => server::node::run(&args, &global),
+        Command::Admin(args) => server::admin::run(&args, &global),
         Command::Alarms(args) => server::alarms::run(&args, &global),
         Command::Binary(args) => binary::run(&args, &global),
         Command::Doctor(args) => doctor::run(&args, &global),

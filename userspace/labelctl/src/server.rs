@@ -1,5 +1,6 @@
 //! The commands that talk to the Security Server.
 
+pub(crate) mod admin;
 pub(crate) mod alarms;
 pub(crate) mod node;
 pub(crate) mod policy;
@@ -25,13 +26,17 @@ pub(crate) struct Access {
 }
 
 impl Access {
+    fn credential(&self) -> Result<Credential> {
+        Credential::load(&self.admin)
+            .context("no credential of an administrator: name one with --admin")
+    }
+
     /// Connects, and does something with the server.
     fn with<T, F: Future<Output = Result<T>>>(
         &self,
         act: impl FnOnce(AdminClient<Channel>) -> F,
     ) -> Result<T> {
-        let credential = Credential::load(&self.admin)
-            .context("no credential of an administrator: name one with --admin")?;
+        let credential = self.credential()?;
         let tls = Arc::new(tls::client(&credential)?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {

@@ -133,6 +133,7 @@ commands! {
     binary_verify_nobody: "binary verify script";
     binary_keygen_dry_run: "binary keygen --out new --dry-run";
     binary_keygen_exists: "binary keygen --out key";
+    help_admin: "admin --help";
     help_binary: "binary --help";
     usage: "policy explain figure3.xml";
     help: "--help";

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use sigil_cluster::proto::admin_server::Admin;
 use sigil_cluster::proto::{
-    AcknowledgeReply, AcknowledgeRequest, Alarm, AlarmsRequest, ConfirmReply, ConfirmRequest,
-    EnrollReply, EnrollRequest, NodeStatus, Party, PushReply, PushRequest, RevokeReply,
+    AcknowledgeReply, AcknowledgeRequest, AddAdminReply, AddAdminRequest, AdminStatus, AdminsReply,
+    AdminsRequest, Alarm, AlarmsRequest, ConfirmReply, ConfirmRequest, EnrollReply, EnrollRequest,
+    NodeStatus, Party, PushReply, PushRequest, RevokeAdminReply, RevokeAdminRequest, RevokeReply,
     RevokeRequest, RotateReply, RotateRequest, StatusReply, StatusRequest,
 };
 use tokio::sync::{broadcast, mpsc};
@@ -17,9 +18,9 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status as Refusal};
 
+use crate::administrators::{self, Caller};
 use crate::enrolment;
 use crate::keyset::fresh;
-use crate::listen::admin;
 use crate::record::{self, Snapshot};
 use crate::release;
 use crate::state::State;
@@ -40,10 +41,9 @@ impl Admin for Desk {
         &self,
         request: Request<EnrollRequest>,
     ) -> Result<Response<EnrollReply>, Refusal> {
-        let by = admin(&request)?;
+        let by = Caller::of(&self.state, &request)?;
         let EnrollRequest { snid, valid_seconds } = request.into_inner();
-        let (token, expires) = enrolment::draw(&self.state, snid, valid_seconds).await?;
-        tracing::info!(snid, by, "token drawn");
+        let (token, expires) = enrolment::draw(&self.state, &by, snid, valid_seconds).await?;
         Ok(Response::new(EnrollReply { token: token.as_bytes().to_vec(), expires: expires / 1000 }))
     }
 
@@ -51,12 +51,13 @@ impl Admin for Desk {
         &self,
         request: Request<RevokeRequest>,
     ) -> Result<Response<RevokeReply>, Refusal> {
-        admin(&request)?;
-        enrolment::revoke(&self.state, request.get_ref().snid).await?;
+        let by = Caller::of(&self.state, &request)?;
+        enrolment::revoke(&self.state, &by, request.get_ref().snid).await?;
         let version = self.state.snapshot().keys.value.version;
         let deadline = Instant::now() + FOLLOW;
         loop {
             let waiting = lagging(&self.state, version);
+            by.check(&self.state.snapshot())?;
             if waiting.is_empty() || Instant::now() > deadline {
                 return Ok(Response::new(RevokeReply { waiting }));
             }
@@ -65,16 +66,16 @@ impl Admin for Desk {
     }
 
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushReply>, Refusal> {
-        admin(&request)?;
-        Ok(Response::new(release::push(&self.state, request.get_ref()).await?))
+        let by = Caller::of(&self.state, &request)?;
+        Ok(Response::new(release::push(&self.state, &by, request.get_ref()).await?))
     }
 
     async fn confirm(
         &self,
         request: Request<ConfirmRequest>,
     ) -> Result<Response<ConfirmReply>, Refusal> {
-        admin(&request)?;
-        let revision = release::conclude(&self.state, request.get_ref().keep).await?;
+        let by = Caller::of(&self.state, &request)?;
+        let revision = release::conclude(&self.state, &by, request.get_ref().keep).await?;
         Ok(Response::new(ConfirmReply { revision }))
     }
 
@@ -82,7 +83,7 @@ impl Admin for Desk {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusReply>, Refusal> {
-        admin(&request)?;
+        Caller::of(&self.state, &request)?;
         let snapshot = self.state.snapshot();
         let names = names(&self.state, &snapshot).await;
         let (keys, policies) = (&snapshot.keys.value, &snapshot.policies.value);
@@ -107,10 +108,11 @@ impl Admin for Desk {
         &self,
         request: Request<RotateRequest>,
     ) -> Result<Response<RotateReply>, Refusal> {
-        let by = admin(&request)?;
+        let by = Caller::of(&self.state, &request)?;
         let wanted = self
             .state
             .update(|snapshot, draft| {
+                by.decides(snapshot, draft)?;
                 let mut keys = snapshot.keys.value.clone();
                 keys.wanted = keys.wanted.max(fresh(&keys));
                 draft.keys(snapshot, &keys);
@@ -118,7 +120,7 @@ impl Admin for Desk {
             })
             .await?;
         self.state.progress.notify_one();
-        tracing::info!(by, epoch = wanted, "rotation asked for");
+        tracing::info!(%by, epoch = wanted, "rotation asked for");
         #[expect(clippy::cast_possible_truncation, reason = "the key id")]
         Ok(Response::new(RotateReply { epoch: u32::from(wanted as u8) }))
     }
@@ -127,13 +129,14 @@ impl Admin for Desk {
         &self,
         request: Request<AlarmsRequest>,
     ) -> Result<Response<Self::AlarmsStream>, Refusal> {
-        admin(&request)?;
+        let by = Caller::of(&self.state, &request)?;
         let AlarmsRequest { follow, after, since, all } = request.into_inner();
         // Subscribed before the list is taken: what comes twice is told by its number.
         let mut news = self.state.alarms.subscribe();
         let held = self.state.alarms();
         let (to, from) = mpsc::channel(64);
-        tokio::spawn(async move {
+        let (state, last) = (Arc::clone(&self.state), to.clone());
+        let told = async move {
             let mut listed = BTreeSet::new();
             let wanted = |alarm: &record::Alarm| {
                 let open = all || alarm.acknowledged.is_empty();
@@ -162,6 +165,15 @@ impl Admin for Desk {
                     return;
                 }
             }
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = told => {}
+                refusal = by.until_refused(&state) => {
+                    // He may have stopped reading: then it ends without a word.
+                    let _ = last.try_send(Err(refusal));
+                }
+            }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(from))))
     }
@@ -170,9 +182,46 @@ impl Admin for Desk {
         &self,
         request: Request<AcknowledgeRequest>,
     ) -> Result<Response<AcknowledgeReply>, Refusal> {
-        let by = admin(&request)?;
-        let count = self.state.acknowledge(&request.get_ref().numbers, &by);
+        let by = Caller::of(&self.state, &request)?;
+        let count = self.state.acknowledge(&request.get_ref().numbers, &by.to_string());
+        tracing::info!(%by, count, "alarms acknowledged");
         Ok(Response::new(AcknowledgeReply { count }))
+    }
+
+    async fn add_admin(
+        &self,
+        request: Request<AddAdminRequest>,
+    ) -> Result<Response<AddAdminReply>, Refusal> {
+        let by = Caller::of(&self.state, &request)?;
+        let AddAdminRequest { name, csr, days } = request.get_ref();
+        let issued = administrators::add(&self.state, &by, name, csr, *days).await?;
+        let certificate = issued.certificate.to_vec();
+        Ok(Response::new(AddAdminReply { certificate, ends: issued.ends / 1000 }))
+    }
+
+    async fn revoke_admin(
+        &self,
+        request: Request<RevokeAdminRequest>,
+    ) -> Result<Response<RevokeAdminReply>, Refusal> {
+        let by = Caller::of(&self.state, &request)?;
+        administrators::revoke(&self.state, &by, &request.get_ref().name).await?;
+        Ok(Response::new(RevokeAdminReply {}))
+    }
+
+    async fn admins(
+        &self,
+        request: Request<AdminsRequest>,
+    ) -> Result<Response<AdminsReply>, Refusal> {
+        Caller::of(&self.state, &request)?;
+        let snapshot = self.state.snapshot();
+        let admins = snapshot.admins.iter().map(|(name, held)| AdminStatus {
+            name: name.clone(),
+            state: held.value.state().to_owned(),
+            added: held.value.added / 1000,
+            by: held.value.by.clone(),
+            ends: held.value.ends / 1000,
+        });
+        Ok(Response::new(AdminsReply { admins: admins.collect() }))
     }
 }
 

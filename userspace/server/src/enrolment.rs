@@ -8,6 +8,7 @@ use sigil_cluster::{Role, Token as Shown, envelope};
 use tonic::{Request, Response, Status as Refusal};
 use zeroize::Zeroizing;
 
+use crate::administrators::Caller;
 use crate::ca::hash;
 use crate::config::Lifetimes;
 use crate::keyset::fresh;
@@ -22,6 +23,7 @@ const TOKEN_MAX: u32 = 7 * 24 * 3600;
 /// Draws a token for a node: its text, and when it expires.
 pub(crate) async fn draw(
     state: &State,
+    by: &Caller,
     snid: u32,
     seconds: u32,
 ) -> Result<(Zeroizing<String>, Millis), Refusal> {
@@ -34,6 +36,7 @@ pub(crate) async fn draw(
     let name = hash(&*secret);
     state
         .update(|snapshot, draft| {
+            by.decides(snapshot, draft)?;
             if snapshot.nodes.get(&snid).is_some_and(|node| !node.value.revoked) {
                 return Err(Refusal::already_exists(format!(
                     "node {snid} is enrolled: revoke it first (labelctl node revoke {snid})"
@@ -44,17 +47,19 @@ pub(crate) async fn draw(
                     draft.drop_token(snapshot, name);
                 }
             }
-            draft.token(snapshot, &name, &Token { snid, expires, used: false });
+            draft.token(snapshot, &name, &Token { snid, expires, by: by.to_string(), used: false });
             Ok(())
         })
         .await?;
+    tracing::info!(%by, snid, "token drawn");
     Ok((Shown::new(*secret, &state.ca.certificate).emit(), expires))
 }
 
 /// Cuts a node off: its keys are gone from all others with the next version.
-pub(crate) async fn revoke(state: &State, snid: u32) -> Result<(), Refusal> {
+pub(crate) async fn revoke(state: &State, by: &Caller, snid: u32) -> Result<(), Refusal> {
     state
         .update(|snapshot, draft| {
+            by.decides(snapshot, draft)?;
             let held = snapshot.nodes.get(&snid);
             let node = held.map(|held| held.value.clone()).unwrap_or_default();
             let tokens = snapshot.tokens.iter().filter(|(_, token)| token.value.snid == snid);
@@ -76,7 +81,7 @@ pub(crate) async fn revoke(state: &State, snid: u32) -> Result<(), Refusal> {
             Ok(())
         })
         .await?;
-    tracing::warn!(snid, "node revoked");
+    tracing::warn!(%by, snid, "node revoked");
     Ok(())
 }
 

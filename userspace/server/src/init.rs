@@ -9,18 +9,17 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, ensure};
 use ring::rand::SystemRandom;
 use ring::signature::Ed25519KeyPair;
-use sigil_cluster::{Credential, Role, identity};
+use sigil_cluster::identity;
 use sigil_common::icv::Suite;
-use time::Duration;
 
+use crate::administrators::FIRST;
 use crate::ca::Ca;
 use crate::config::{Certificates, Config, Rotation};
 use crate::confine::private;
+use crate::grant::{make, reachable};
 use crate::record::{Cluster, Secret};
 use crate::state::State;
 use crate::vault::Vault;
-
-const ADMIN_DAYS: i64 = 365;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -61,12 +60,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         args.cluster,
         identity::CLUSTER_MAX
     );
-    let servers = if args.servers.is_empty() { vec![args.listen] } else { args.servers };
-    ensure!(
-        servers.iter().all(|server| !server.ip().is_unspecified()),
-        "say with --server where nodes reach the server: {} is no address to connect to",
-        args.listen
-    );
+    let servers = reachable(args.servers, args.listen)?;
     let out = &args.out;
     let made = || out.display().to_string();
     DirBuilder::new().recursive(true).mode(0o700).create(out).with_context(made)?;
@@ -83,7 +77,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         .map_err(|_| anyhow!("the system has no randomness"))?;
     let cluster = Cluster {
         name: args.cluster.clone(),
-        ca: ca.clone(),
+        ca,
         ca_key,
         policy_key: Secret(policy_key.as_ref().to_vec()),
         suite: args.suite as u8,
@@ -104,25 +98,16 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let text = toml::to_string(&config)?;
     std::fs::write(&file, text).with_context(|| file.display().to_string())?;
     let store = Config::read(&file)?.store()?;
-    State::create(&*store, &vault, &cluster).await?;
-
-    let days = Duration::days(ADMIN_DAYS);
-    let (issued, key) = Ca::of(&cluster)?.grant(Role::Admin("admin".to_owned()), days)?;
-    let credential = Credential {
-        servers,
-        ca,
-        certificate: issued.pem,
-        key: key.serialize_pem(),
-        policy_key: String::new(),
-    };
-    let admin = out.join("admin.toml");
-    credential.store(&admin)?;
+    let (credential, admin) = make(&cluster, FIRST, servers)?;
+    State::create(&*store, &vault, &cluster, (FIRST, &admin)).await?;
+    let file_of_admin = out.join("admin.toml");
+    credential.store(&file_of_admin)?;
     writeln!(
         io::stdout(),
         "made cluster {}\n  serve:      sigil-server run --config {}\n  administer: labelctl --admin {} …",
         cluster.name,
         file.display(),
-        admin.display()
+        file_of_admin.display()
     )?;
     Ok(())
 }

@@ -267,7 +267,7 @@ mod tests {
             keys: Held { version: 1, value: keys },
             policies: Held { version: 0, value: Policies::default() },
             nodes,
-            tokens: BTreeMap::new(),
+            ..Snapshot::default()
         };
         (cluster, snapshot)
     }

@@ -59,16 +59,6 @@ pub(crate) fn peer<T>(request: &Request<T>) -> Result<&Peer, Refusal> {
     request.extensions().get::<Peer>().ok_or_else(|| Refusal::internal("nobody asks"))
 }
 
-/// The administrator who sent a request.
-pub(crate) fn admin<T>(request: &Request<T>) -> Result<String, Refusal> {
-    match &peer(request)?.identity {
-        Some(Identity { role: Role::Admin(name), .. }) => Ok(name.clone()),
-        _ => Err(Refusal::permission_denied(
-            "only administrators may ask this: name your credential with --admin",
-        )),
-    }
-}
-
 /// Accepts connections until the receiver is gone.
 pub(crate) async fn accept(
     state: Arc<State>,

@@ -5,12 +5,14 @@
 //! does not depend on it: without it, they go on.
 
 mod admin;
+mod administrators;
 mod alarms;
 mod ca;
 mod config;
 mod confine;
 mod documents;
 mod enrolment;
+mod grant;
 mod holders;
 mod init;
 mod keyset;
@@ -48,6 +50,9 @@ struct Cli {
 enum Command {
     /// Make a cluster: its CA, the key that signs policies, the first administrator's credential
     Init(init::Args),
+    /// Make an administrator's credential on this host, where no other administrator can; stop the
+    /// server first, unless the records are in etcd
+    Admin(grant::Args),
     /// After the store came back from an old copy, and before `run`: new keys and revisions that
     /// are above all that nodes may have seen. Tokens are void; revoke again whom you revoked since
     Recover {
@@ -81,6 +86,7 @@ fn serve(cli: Cli) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.command {
         Command::Init(args) => runtime.block_on(init::run(args)),
+        Command::Admin(args) => runtime.block_on(grant::run(args)),
         Command::Recover { config } => runtime.block_on(recover::run(&config)),
         Command::Run { config } => {
             confine::open_many_files();

@@ -57,11 +57,28 @@ pub(crate) struct Node {
     pub(crate) ends: Millis,
 }
 
+/// `admin/NAME`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Admin {
+    pub(crate) revoked: bool,
+    /// See [`Node::key`]. Empty for the one of a store that had no such records: whichever the CA
+    /// certified under the name.
+    pub(crate) key: String,
+    /// When the certificate ends; 0 where that is not known.
+    pub(crate) ends: Millis,
+    pub(crate) added: Millis,
+    /// Who added it; empty where that was done on the server's host.
+    pub(crate) by: String,
+}
+
 /// `token/HASH`: the token itself is not kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Token {
     pub(crate) snid: u32,
     pub(crate) expires: Millis,
+    /// The administrator who drew it.
+    #[serde(default)]
+    pub(crate) by: String,
     /// Shown already; kept until it expires, so that a second use is told from a wrong guess.
     pub(crate) used: bool,
 }
@@ -232,6 +249,7 @@ pub(crate) struct Snapshot {
     pub(crate) policies: Held<Policies>,
     pub(crate) nodes: BTreeMap<u32, Held<Node>>,
     pub(crate) tokens: BTreeMap<String, Held<Token>>,
+    pub(crate) admins: BTreeMap<String, Held<Admin>>,
 }
 
 impl Snapshot {

@@ -32,7 +32,7 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     writeln!(
         io::stdout(),
         "recovered: {nodes} nodes get new keys and the policy of the copy\n  \
-         revoke again whom you revoked since it was made, and push what you pushed since"
+         revoke again whom you revoked since it was made, nodes and administrators, and push what you pushed since"
     )?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use sigil_cluster::proto::{self, Envelope, SignedPolicy};
 use sigil_policy::{Policy, Report, difference};
 use tonic::Status as Refusal;
 
+use crate::administrators::Caller;
 use crate::documents::Accepted;
 use crate::record::{Canary, Policies, Release, now};
 use crate::state::{State, unavailable};
@@ -22,6 +23,7 @@ const TRIAL_MAX: u32 = 24 * 3600;
 /// Accepts a policy, or says what is wrong with it.
 pub(crate) async fn push(
     state: &State,
+    by: &Caller,
     request: &proto::PushRequest,
 ) -> Result<proto::PushReply, Refusal> {
     let policies = state.snapshot().policies.value.clone();
@@ -51,6 +53,7 @@ pub(crate) async fn push(
     let seconds = request.confirm_seconds.clamp(1, TRIAL_MAX);
     reply.revision = state
         .update(|snapshot, draft| {
+            by.decides(snapshot, draft)?;
             let mut policies = snapshot.policies.value.clone();
             if policies.any && compiled.serial <= policies.serial {
                 return Err(Refusal::aborted("another policy was pushed meanwhile"));
@@ -83,7 +86,7 @@ pub(crate) async fn push(
         })
         .await?;
     let (revision, serial) = (reply.revision, compiled.serial);
-    tracing::info!(revision, serial, canary = ?request.canary, "policy accepted");
+    tracing::info!(%by, revision, serial, canary = ?request.canary, "policy accepted");
     Ok(reply)
 }
 
@@ -126,16 +129,17 @@ fn misfit(policy: &Policy, ours: &str, canary: &[u32]) -> Option<String> {
 
 /// Ends a trial. What was kept is in force everywhere; what was not is replaced on the nodes that
 /// tried it.
-pub(crate) async fn conclude(state: &State, keep: bool) -> Result<u64, Refusal> {
+pub(crate) async fn conclude(state: &State, by: &Caller, keep: bool) -> Result<u64, Refusal> {
     let revision = state
         .update(|snapshot, draft| {
+            by.decides(snapshot, draft)?;
             let policies = concluded(&snapshot.policies.value, keep)
                 .ok_or_else(|| Refusal::failed_precondition("no canary is on trial"))?;
             draft.policies(snapshot, &policies);
             Ok(policies.revision)
         })
         .await?;
-    tracing::info!(revision, keep, "the canary's trial ended");
+    tracing::info!(%by, revision, keep, "the canary's trial ended");
     Ok(revision)
 }
 

@@ -15,12 +15,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, broadcast, watch};
 use tonic::Status as Refusal;
 
+use crate::administrators::adopt;
 use crate::alarms::{Book, Journal, Totals};
 use crate::ca::Ca;
 use crate::documents::InUse;
 use crate::holders::Holders;
 use crate::record::{
-    Alarm, Chain, Cluster, Held, Holder, Keys, Node, Policies, Snapshot, Status, Token, now,
+    Admin, Alarm, Chain, Cluster, Held, Holder, Keys, Node, Policies, Snapshot, Status, Token, now,
 };
 use crate::store::{Store, Stored, Transaction};
 use crate::valve::{Told, Valve};
@@ -82,11 +83,22 @@ type Unsaved = BTreeMap<String, Option<Vec<u8>>>;
 #[derive(Default)]
 pub(crate) struct Draft {
     writes: Vec<(String, u64, Option<Vec<u8>>)>,
+    /// Records that it rests on and leaves as they are, and their versions.
+    reads: Vec<(String, u64)>,
 }
 
 impl Draft {
     fn put<T: Serialize>(&mut self, key: String, version: u64, value: &T) {
         self.writes.push((key, version, Some(encode(value))));
+    }
+
+    pub(crate) fn expect(&mut self, key: String, version: u64) {
+        self.reads.push((key, version));
+    }
+
+    pub(crate) fn admin(&mut self, snapshot: &Snapshot, name: &str, admin: &Admin) {
+        let version = snapshot.admins.get(name).map_or(0, |held| held.version);
+        self.put(format!("admin/{name}"), version, admin);
     }
 
     pub(crate) fn keys(&mut self, snapshot: &Snapshot, keys: &Keys) {
@@ -126,9 +138,18 @@ fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
 
 impl State {
     /// Makes a new cluster in an empty store.
-    pub(crate) async fn create(store: &dyn Store, vault: &Vault, cluster: &Cluster) -> Result<()> {
-        let put = vec![("cluster".to_owned(), vault.seal("cluster", &encode(cluster))?)];
-        let expect = vec![("cluster".to_owned(), 0)];
+    pub(crate) async fn create(
+        store: &dyn Store,
+        vault: &Vault,
+        cluster: &Cluster,
+        (name, admin): (&str, &Admin),
+    ) -> Result<()> {
+        let name = format!("admin/{name}");
+        let put = vec![
+            ("cluster".to_owned(), vault.seal("cluster", &encode(cluster))?),
+            (name.clone(), vault.seal(&name, &encode(admin))?),
+        ];
+        let expect = vec![("cluster".to_owned(), 0), (name, 0)];
         let made = store.commit(Transaction { expect, put, delete: Vec::new() }).await?;
         made.context("the store holds a cluster already")?;
         Ok(())
@@ -167,6 +188,7 @@ impl State {
             holders: Holders::default(),
         });
         state.reload().await?;
+        adopt(&state).await.map_err(|refusal| anyhow!("{}", refusal.message()))?;
         Ok(state)
     }
 
@@ -183,8 +205,9 @@ impl State {
     async fn reload(&self) -> Result<()> {
         let mut snapshot = Snapshot::default();
         // Holders before statuses, as they are written.
-        let prefixes =
-            ["keys", "policy", "node/", "token/", "holder/", "status/", "alarm/", "chain/"];
+        let prefixes = [
+            "keys", "policy", "node/", "token/", "admin/", "holder/", "status/", "alarm/", "chain/",
+        ];
         for prefix in prefixes {
             for stored in self.store.scan(prefix).await? {
                 self.take(&mut snapshot, &stored)?;
@@ -208,6 +231,10 @@ impl State {
             (_, Some(("node", snid)), Some(value)) => {
                 let node = snapshot.nodes.entry(snid.parse()?).or_default();
                 renew(node, *version, decode(key, value)?);
+            }
+            (_, Some(("admin", name)), Some(value)) => {
+                let admin = snapshot.admins.entry(name.to_owned()).or_default();
+                renew(admin, *version, decode(key, value)?);
             }
             (_, Some(("token", hash)), value) => match value {
                 Some(value) => {
@@ -320,7 +347,7 @@ impl State {
     }
 
     async fn commit(&self, draft: Draft) -> Result<bool> {
-        let mut transaction = Transaction::default();
+        let mut transaction = Transaction { expect: draft.reads, ..Transaction::default() };
         for (key, version, value) in &draft.writes {
             transaction.expect.push((key.clone(), *version));
             match value {
@@ -595,6 +622,9 @@ fn merge(held: &mut Arc<Snapshot>, news: Snapshot) {
     renew(&mut merged.policies, news.policies.version, news.policies.value);
     for (snid, node) in news.nodes {
         renew(merged.nodes.entry(snid).or_default(), node.version, node.value);
+    }
+    for (name, admin) in news.admins {
+        renew(merged.admins.entry(name).or_default(), admin.version, admin.value);
     }
     merged.tokens = news.tokens;
     *held = Arc::new(merged);

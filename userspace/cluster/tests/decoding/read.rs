@@ -5,10 +5,10 @@ use prost::Message;
 use sigil_cluster::chain::{Head, Place};
 use sigil_cluster::envelope::{Recipient, open};
 use sigil_cluster::proto::{
-    AcknowledgeRequest, Alarm, AlarmsRequest, ConfirmRequest, EnrolReply, EnrolRequest,
-    EnrollReply, EnrollRequest, Envelope, Kept, NodeMessage, PushReply, PushRequest, RenewReply,
-    RenewRequest, Report, RevokeRequest, ServerMessage, SignedPolicy, SpoolHead, SpoolRecord,
-    StatusReply,
+    AcknowledgeRequest, AddAdminReply, AddAdminRequest, AdminsReply, Alarm, AlarmsRequest,
+    ConfirmRequest, EnrolReply, EnrolRequest, EnrollReply, EnrollRequest, Envelope, Kept,
+    NodeMessage, PushReply, PushRequest, RenewReply, RenewRequest, Report, RevokeAdminRequest,
+    RevokeRequest, ServerMessage, SignedPolicy, SpoolHead, SpoolRecord, StatusReply,
 };
 use sigil_cluster::{Identity, Token};
 
@@ -40,6 +40,10 @@ pub(crate) fn everything(bytes: &[u8]) {
     message::<AlarmsRequest>(bytes);
     message::<AcknowledgeRequest>(bytes);
     message::<Alarm>(bytes);
+    message::<AddAdminRequest>(bytes);
+    message::<AddAdminReply>(bytes);
+    message::<RevokeAdminRequest>(bytes);
+    message::<AdminsReply>(bytes);
     message::<Envelope>(bytes);
     message::<Kept>(bytes);
     message::<SpoolHead>(bytes);
