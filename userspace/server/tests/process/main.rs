@@ -1,6 +1,7 @@
 //! The server as a process, over real TLS on loopback: enrolment, distribution, keys, and what an
 //! attacker tries. No privilege is needed.
 
+mod admins;
 mod alarms;
 mod attacks;
 mod bed;
