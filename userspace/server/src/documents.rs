@@ -20,8 +20,9 @@ pub(crate) struct Accepted {
     pub(crate) slicer: Slicer,
 }
 
-/// What the documents in use compiled to, by their hashes.
-pub(crate) type InUse = HashMap<String, Arc<Accepted>>;
+/// What the documents in use compiled to, by their hashes; or why one does not any more, after a
+/// change of release.
+pub(crate) type InUse = HashMap<String, Result<Arc<Accepted>, String>>;
 
 impl Accepted {
     /// Compiles a document; the error is its report, as lines. Takes long: not for a thread that
@@ -43,7 +44,7 @@ impl State {
             let put = vec![(key.clone(), self.vault.seal(&key, chunk)?)];
             self.store.commit(Transaction { put, ..Transaction::default() }).await?;
         }
-        self.place(&mut *self.in_use.lock().await, &name, accepted);
+        self.place(&mut *self.in_use.lock().await, &name, Ok(Arc::clone(accepted)));
         Ok(name)
     }
 
@@ -52,21 +53,21 @@ impl State {
         // Held meanwhile: all nodes ask at once, and one answer serves them.
         let mut in_use = self.in_use.lock().await;
         if let Some(held) = in_use.get(name) {
-            return Ok(Arc::clone(held));
+            return held.clone().map_err(|report| anyhow!("{report}"));
         }
         let document = self.document(name).await?;
         let compiled =
             tokio::task::spawn_blocking(move || Accepted::compile("policy", &document, None));
-        let accepted = Arc::new(compiled.await?.map_err(|report| anyhow!("{report}"))?);
-        self.place(&mut in_use, name, &accepted);
-        Ok(accepted)
+        let compiled = compiled.await?.map(Arc::new);
+        self.place(&mut in_use, name, compiled.clone());
+        compiled.map_err(|report| anyhow!("{report}"))
     }
 
     /// Puts one in the place of what is in use no more.
-    fn place(&self, in_use: &mut InUse, name: &str, accepted: &Arc<Accepted>) {
+    fn place(&self, in_use: &mut InUse, name: &str, compiled: Result<Arc<Accepted>, String>) {
         let snapshot = self.snapshot();
         in_use.retain(|name, _| snapshot.policies.value.uses(name));
-        in_use.insert(name.to_owned(), Arc::clone(accepted));
+        in_use.insert(name.to_owned(), compiled);
     }
 
     async fn document(&self, name: &str) -> Result<Vec<u8>> {
