@@ -4,15 +4,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
+use sigil_cluster::proto::MAX_MESSAGE;
 use sigil_policy::{Compiled, Policy, Slicer, compile};
 
 use crate::ca::hash;
 use crate::release::plain;
-use crate::state::State;
+use crate::state::{Draft, State};
 use crate::store::Transaction;
 
 /// Bytes of a document in one record: etcd takes no request above 1.5 MB.
 const CHUNK: usize = 1 << 20;
+
+/// Records of the longest document that a message brings.
+const CHUNKS: usize = MAX_MESSAGE / CHUNK;
 
 /// A document that was accepted: what it compiled to, and its parts.
 pub(crate) struct Accepted {
@@ -35,12 +39,23 @@ impl Accepted {
     }
 }
 
+fn key(name: &str, at: usize) -> String {
+    format!("document/{name}/{at:04}")
+}
+
+impl Draft {
+    /// Drops a document, by its hash.
+    pub(crate) fn document(&mut self, name: &str) {
+        (0..CHUNKS).for_each(|at| self.delete(key(name, at)));
+    }
+}
+
 impl State {
     /// Keeps a document, and what it compiled to; its hash.
     pub(crate) async fn keep(&self, document: &[u8], accepted: &Arc<Accepted>) -> Result<String> {
         let name = hash(document);
         for (at, chunk) in document.chunks(CHUNK).enumerate() {
-            let key = format!("document/{name}/{at:04}");
+            let key = key(&name, at);
             let put = vec![(key.clone(), self.vault.seal(&key, chunk)?)];
             self.store.commit(Transaction { put, ..Transaction::default() }).await?;
         }

@@ -127,13 +127,30 @@ pub(crate) struct Policies {
     pub(crate) current: Option<Release>,
     /// On trial on some nodes.
     pub(crate) canary: Option<Canary>,
+    /// Documents in the store, by their hashes, the oldest first.
+    #[serde(default)]
+    pub(crate) documents: Vec<String>,
 }
+
+/// Documents that stay in the store.
+const DOCUMENTS: usize = 16;
 
 impl Policies {
     /// Whether a document, by its hash, is in force or on trial.
     pub(crate) fn uses(&self, document: &str) -> bool {
         let trial = self.canary.as_ref().map(|canary| &canary.release);
         self.current.iter().chain(trial).any(|release| release.document == document)
+    }
+
+    /// Notes a document that is in the store now; which ones are to go for it. None that is used does.
+    pub(crate) fn keep(&mut self, document: &str) -> Vec<String> {
+        self.documents.retain(|held| held != document);
+        self.documents.push(document.to_owned());
+        let surplus = self.documents.len().saturating_sub(DOCUMENTS);
+        let gone = self.documents.iter().filter(|held| !self.uses(held)).take(surplus);
+        let gone: Vec<_> = gone.cloned().collect();
+        self.documents.retain(|held| !gone.contains(held));
+        gone
     }
 }
 

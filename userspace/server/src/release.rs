@@ -81,6 +81,9 @@ pub(crate) async fn push(
                     confirm_seconds: seconds,
                 });
             }
+            for old in policies.keep(&document) {
+                draft.document(&old);
+            }
             draft.policies(snapshot, &policies);
             Ok(policies.revision)
         })
@@ -257,7 +260,21 @@ mod tests {
                 ends: 0,
                 confirm_seconds: 60,
             }),
+            documents: vec!["1".into(), "2".into()],
         }
+    }
+
+    #[test]
+    fn old_documents_go_and_those_in_use_stay() {
+        let mut policies = on_trial();
+        for serial in 3..100 {
+            let gone = policies.keep(&serial.to_string());
+            assert!(gone.iter().all(|gone| !policies.uses(gone)), "{gone:?}");
+            assert!(policies.documents.len() <= 16);
+        }
+        let kept = &policies.documents;
+        assert!(["1", "2", "99", "86"].iter().all(|n| kept.iter().any(|k| k == n)), "{kept:?}");
+        assert!(policies.keep("99").is_empty(), "the same once more");
     }
 
     #[test]

@@ -85,6 +85,8 @@ pub(crate) struct Draft {
     writes: Vec<(String, u64, Option<Vec<u8>>)>,
     /// Records that it rests on and leaves as they are, and their versions.
     reads: Vec<(String, u64)>,
+    /// Records that go, whatever they are.
+    deletes: Vec<String>,
 }
 
 impl Draft {
@@ -94,6 +96,10 @@ impl Draft {
 
     pub(crate) fn expect(&mut self, key: String, version: u64) {
         self.reads.push((key, version));
+    }
+
+    pub(crate) fn delete(&mut self, key: String) {
+        self.deletes.push(key);
     }
 
     pub(crate) fn admin(&mut self, snapshot: &Snapshot, name: &str, admin: &Admin) {
@@ -347,7 +353,8 @@ impl State {
     }
 
     async fn commit(&self, draft: Draft) -> Result<bool> {
-        let mut transaction = Transaction { expect: draft.reads, ..Transaction::default() };
+        let mut transaction =
+            Transaction { expect: draft.reads, delete: draft.deletes, put: Vec::new() };
         for (key, version, value) in &draft.writes {
             transaction.expect.push((key.clone(), *version));
             match value {

@@ -328,3 +328,30 @@ async fn a_full_disk_holds_up_no_end_and_tears_no_line() -> Result<()> {
     }
     Ok(())
 }
+
+/// The store does not grow with every policy: old documents go, and what is in force stays.
+#[tokio::test]
+async fn old_documents_leave_the_store() -> Result<()> {
+    const RECORDS: redb::TableDefinition<&str, (u64, &[u8])> =
+        redb::TableDefinition::new("records");
+    let mut server = Server::start("lab", "")?;
+    let mut node = Node::attach(&server.join(1).await?, 1).await?;
+    assert!(server.push(&policy(1, 7)).await?.accepted);
+    for serial in 2..30 {
+        assert!(server.push(&policy(serial, 7 + u32::from(serial % 2 == 0))).await?.accepted);
+    }
+    node.until(|node| node.progress.serial == 29).await?;
+    server.kill()?;
+    {
+        use redb::ReadableDatabase as _;
+        let database = redb::Database::open(server.file("sigil.redb"))?;
+        let begun = database.begin_read()?;
+        let records = begun.open_table(RECORDS)?;
+        let documents = records.range("document/".."document0")?.count();
+        assert_eq!(documents, 16, "documents in the store");
+    }
+    server.resume()?;
+    let mut node = Node::attach(&server.join(2).await?, 1).await?;
+    node.until(|node| node.progress.serial == 29).await?;
+    Ok(())
+}
