@@ -31,6 +31,8 @@ const SEATS: usize = 16_384;
 /// Connections that are still shaking hands: all, and those of one address.
 const HALLWAY: usize = 256;
 const OF_ONE: usize = 64;
+/// Connections of one address that wait for that; they have no seat yet.
+const QUEUE: usize = 4096;
 /// Connections without a certificate, and how long each may stay: they show a token, and go.
 const GUESTS: usize = 256;
 const VISIT: Duration = Duration::from_secs(10);
@@ -67,14 +69,13 @@ pub(crate) async fn accept(
     to: mpsc::Sender<io::Result<Secured>>,
 ) {
     const BREATHER: Duration = Duration::from_millis(50);
-    let seats = Arc::new(Semaphore::new(SEATS));
     let entrance = Arc::new(Entrance {
+        seats: Arc::new(Semaphore::new(SEATS)),
         hallway: Semaphore::new(HALLWAY),
         addresses: Mutex::default(),
         guests: Arc::new(Semaphore::new(GUESTS)),
     });
     loop {
-        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -83,11 +84,15 @@ pub(crate) async fn accept(
                 continue;
             }
         };
+        let part = entrance.part_of(address.ip());
+        let Ok(place) = Arc::clone(&part.queue).try_acquire_owned() else { continue };
         let tls = Arc::clone(&tls.borrow());
         let (state, to, entrance) = (Arc::clone(&state), to.clone(), Arc::clone(&entrance));
         tokio::spawn(async move {
-            let secured = entrance.secure(&state, stream, address, tls, seat);
-            match timeout(PATIENCE, secured).await {
+            let secured = entrance.secure(&state, stream, address, tls, &part);
+            let secured = timeout(PATIENCE, secured).await;
+            drop(place);
+            match secured {
                 Ok(Ok(secured)) => {
                     // The server may be ending.
                     let _ = to.send(Ok(secured)).await;
@@ -103,20 +108,27 @@ pub(crate) async fn accept(
 
 /// What stands between a connection and the services.
 struct Entrance {
+    seats: Arc<Semaphore>,
     hallway: Semaphore,
     /// The part of the hallway that each address may take, so that none keeps the others out.
-    addresses: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
+    addresses: Mutex<HashMap<IpAddr, Weak<Part>>>,
     guests: Arc<Semaphore>,
 }
 
+struct Part {
+    turns: Semaphore,
+    queue: Arc<Semaphore>,
+}
+
 impl Entrance {
-    fn part_of(&self, address: IpAddr) -> Arc<Semaphore> {
+    fn part_of(&self, address: IpAddr) -> Arc<Part> {
         let mut addresses = lock(&self.addresses);
         if let Some(held) = addresses.get(&address).and_then(Weak::upgrade) {
             return held;
         }
         addresses.retain(|_, held| held.strong_count() > 0);
-        let part = Arc::new(Semaphore::new(OF_ONE));
+        let queue = Arc::new(Semaphore::new(QUEUE));
+        let part = Arc::new(Part { turns: Semaphore::new(OF_ONE), queue });
         addresses.insert(address, Arc::downgrade(&part));
         part
     }
@@ -127,10 +139,10 @@ impl Entrance {
         stream: TcpStream,
         address: SocketAddr,
         tls: Arc<ServerConfig>,
-        seat: OwnedSemaphorePermit,
+        part: &Part,
     ) -> Result<Secured> {
-        let part = self.part_of(address.ip());
-        let _turn = (part.acquire().await?, self.hallway.acquire().await?);
+        let _turn = (part.turns.acquire().await?, self.hallway.acquire().await?);
+        let seat = Arc::clone(&self.seats).acquire_owned().await?;
         stream.set_nodelay(true)?;
         let stream = TlsAcceptor::from(tls).accept(stream).await.context("no TLS")?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
