@@ -259,9 +259,13 @@ impl State {
             (_, Some(("holder", snid)), Some(value)) => {
                 self.take_holder(snid.parse()?, *version, decode(key, value)?);
             }
-            (_, Some(("alarm", _)), Some(value)) => {
-                let alarms: Vec<Alarm> = decode(key, value)?;
-                self.hear(key.clone(), &alarms);
+            (_, Some(("alarm", rest)), Some(value)) => {
+                let by = rest.split('/').nth(1);
+                // This server's own come back from etcd, perhaps after they were given up for others.
+                if by != Some(self.me.as_str()) {
+                    let alarms: Vec<Alarm> = decode(key, value)?;
+                    self.hear(key.clone(), &alarms);
+                }
             }
             (_, Some(("chain", snid)), Some(value)) => {
                 let (snid, chain): (u32, Chain) = (snid.parse()?, decode(key, value)?);
