@@ -32,17 +32,14 @@ use crate::{
 /// `tcp_sendmsg_locked(sk, msg, skb, size_goal)`
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]
 pub fn sock_tcp_send(ctx: BtfTracePointContext) -> i32 {
-    used(ctx.arg(0))
+    used(ctx.arg(0), true)
 }
 
 /// `tcp_rcv_space_adjust(sk)`: data was taken out of a stream, also where no message is received: by
 /// splice, by `TCP_ZEROCOPY_RECEIVE`.
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
 pub fn sock_tcp_read(ctx: BtfTracePointContext) -> i32 {
-    let sk: *mut bpf_sock = ctx.arg(0);
-    // A softirq reads as well, for the kernel's own users, and has whatever process it interrupts.
-    let owned: Result<i32, _> = task::member(sk.cast_const().cast(), task::offsets().sock_owned);
-    if owned.is_ok_and(|owned| owned == 0) { 0 } else { used(sk) }
+    used(ctx.arg(0), true)
 }
 
 /// `sock_send_length(sk, ret, flags)`
@@ -61,16 +58,17 @@ pub fn sock_received(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn moved(ctx: &BtfTracePointContext) -> i32 {
     let length: i32 = ctx.arg(1);
-    if length < 0 { 0 } else { used(ctx.arg(0)) }
+    if length < 0 { 0 } else { used(ctx.arg(0), false) }
 }
 
 #[inline(always)]
-fn used(sk: *mut bpf_sock) -> i32 {
+fn used(sk: *mut bpf_sock, tcp: bool) -> i32 {
     // Sockets of other families have no state.
     if let Some(state) = SOCKETS.of(sk)
         && state.flags & (socket_flag::FOREIGN | socket_flag::LOCAL) == 0
         && !is_own(state)
         && !is_kernels(sk)
+        && !(tcp && is_tls_at_work(sk))
         && !take_over(state)
         && refuse(state) == Fate::Drop
     {
@@ -79,13 +77,30 @@ fn used(sk: *mut bpf_sock) -> i32 {
     0
 }
 
-/// Whether the kernel uses its own socket, or with a thread of its own anybody's: a network file system
-/// sends from whichever process asks for a file, TLS of the kernel from a worker.
+/// Whether it is the kernel's own socket, which it uses in any process: a network file system sends from
+/// whichever one asks for a file.
 #[inline(always)]
 pub(crate) fn is_kernels(sk: *mut bpf_sock) -> bool {
     let bit = task::offsets().sock_kernel;
-    let byte: Result<u8, _> = task::member(sk.cast_const().cast(), bit / 8);
-    byte.is_ok_and(|byte| byte >> (bit % 8) & 1 != 0) || task::is_kernel_thread()
+    let byte: Result<u8, _> = of_sock(sk, bit / 8);
+    byte.is_ok_and(|byte| byte >> (bit % 8) & 1 != 0)
+}
+
+/// Whether TLS of the kernel works on a TCP socket in no process of anybody's: in a thread of the kernel, or
+/// in a softirq, which has whatever process it interrupted. What it reads, a process must receive, and is seen
+/// then. With user data the socket is another one's as well: KCM's, which gives it to whom it likes.
+#[inline(always)]
+fn is_tls_at_work(sk: *mut bpf_sock) -> bool {
+    let offsets = task::offsets();
+    let (ulp, data) =
+        (of_sock::<u64>(sk, offsets.tcp_ulp), of_sock::<u64>(sk, offsets.sock_user_data));
+    let softirq = || of_sock::<i32>(sk, offsets.sock_owned) == Ok(0);
+    ulp.is_ok_and(|ulp| ulp != 0) && data == Ok(0) && (task::is_kernel_thread() || softirq())
+}
+
+#[inline(always)]
+fn of_sock<T>(sk: *mut bpf_sock, offset: u32) -> Result<T, i32> {
+    task::member(sk.cast_const().cast(), offset)
 }
 
 /// Whether the current process may use the socket: it has its ScID, or takes it over.

@@ -52,6 +52,8 @@ static OFFSETS: Offsets = Offsets {
     socket_sk: 0,
     sock_kernel: 0,
     sock_owned: 0,
+    sock_user_data: 0,
+    tcp_ulp: 0,
     task_flags: 0,
 };
 

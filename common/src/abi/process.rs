@@ -179,7 +179,11 @@ pub struct Offsets {
     pub sock_kernel: u32,
     /// `sock.sk_lock.owned`
     pub sock_owned: u32,
+    /// `sock.sk_user_data`
+    pub sock_user_data: u32,
+    /// `inet_connection_sock.icsk_ulp_ops`
+    pub tcp_ulp: u32,
     /// `task_struct.flags`
     pub task_flags: u32,
 }
-const _: () = assert!(size_of::<Offsets>() == 76);
+const _: () = assert!(size_of::<Offsets>() == 84);

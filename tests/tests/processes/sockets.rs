@@ -120,7 +120,7 @@ fn no_way_to_read_gets_round_it() -> Result<()> {
         // What is less than a page is copied.
         "zerocopy()",
     ];
-    // Four bytes come back every 20 ms.
+    // Four bytes come back every 20 ms. A stranger may be noticed at a splice that finds nothing yet.
     let give = "own = socket.create_connection(('127.0.0.1', 9000))";
     let write = "for _ in range(200):\n\
                  \x20   own.send(b'four'); time.sleep(0.02)\n";

@@ -296,6 +296,8 @@ pub(crate) fn offsets(btf: &Btf) -> Option<Offsets> {
         socket_sk: btf.offset("socket", "sk")?,
         sock_kernel: btf.bit_offset("sock", "sk_kern_sock")?,
         sock_owned: btf.nested_offset("sock", "sk_lock", "owned")?,
+        sock_user_data: btf.offset("sock", "sk_user_data")?,
+        tcp_ulp: btf.offset("inet_connection_sock", "icsk_ulp_ops")?,
         task_flags: btf.offset("task_struct", "flags")?,
     })
 }
