@@ -168,6 +168,8 @@ drop_reasons! {
     Confined = 40, "confined";
     /// Out of an interface that is not guarded, a zone reaches IPv4 hosts of the perimeter only.
     Unguarded = 41, "unguarded";
+    /// The zone demands signed code, and this is none: an unsigned or writable file, or memory that was written.
+    UnsignedCode = 42, "unsigned-code";
 }
 
 /// Slots 0 and 1 of a row of counters: packets seen, packets accepted.

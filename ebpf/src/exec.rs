@@ -12,7 +12,8 @@ use sigil_common::{
 };
 
 use crate::{
-    maps::{BINARIES, CHAINS, GATE},
+    code,
+    maps::{BINARIES, CHAINS, ENTERING, GATE},
     report::{self, Fate, Process},
     rules::Rules,
     task::{self, member, offsets},
@@ -47,7 +48,15 @@ pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
     }
     report::seen(Hook::Process);
     let (source, target) = (rules.own(parent), rules.own(binary));
-    match decide::process::exec(&facts, rules.process(parent)) {
+    let _ = ENTERING.remove(tgid);
+    let decided = match decide::process::exec(&facts, rules.process(parent)) {
+        Ok((scid, line)) => match code::may_run(&rules, scid, bprm) {
+            Ok(()) => Ok((scid, line)),
+            Err(refusal) => Err(refusal),
+        },
+        Err(refusal) => Err(refusal),
+    };
+    match decided {
         Ok((scid, line)) => {
             let after = if binary != 0 {
                 Task::vouched(scid, program.voucher)
@@ -121,7 +130,7 @@ pub(crate) fn program(thread: u32, bprm: *const u8, last: bool) -> Binary {
 
 /// The state of a file, as user space names it too.
 #[inline(always)]
-fn key_of(file: *const u8) -> Result<BinaryKey, i32> {
+pub(crate) fn key_of(file: *const u8) -> Result<BinaryKey, i32> {
     let at = offsets();
     let inode = member::<*const u8>(file, at.file_inode)?;
     let sb = member::<*const u8>(inode, at.inode_sb)?;

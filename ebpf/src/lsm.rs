@@ -5,18 +5,21 @@
 //! zone are never refused a fork, nor an exec that leaves them so. What is allowed here is counted where
 //! it takes effect, if it is.
 
+mod code;
 mod control;
 mod own;
 mod socket;
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::lsm, programs::LsmContext};
 use sigil_common::{
+    abi::process::Entering,
     decide::{self, Refusal},
     verdict::{DropReason, Hook},
 };
 
 use crate::{
-    exec,
+    code as signed, exec,
+    maps::ENTERING,
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Rules},
     task::{self, member, offsets},
@@ -70,10 +73,28 @@ pub fn lsm_exec(ctx: LsmContext) -> i32 {
                 // Whoever traces it would have a process of that zone in its hands.
                 return refuse(Hook::Process, DropReason::Confined.into(), parent, scid);
             }
-            ALLOW
+            if let Err(refusal) = signed::may_run(&rules, scid, bprm) {
+                return refuse(Hook::Process, refusal, parent, scid);
+            }
+            enter(&rules, parent, scid, bprm)
         }
         Err(refusal) => refuse(Hook::Process, refusal, parent, binary),
     }
+}
+
+/// Takes note of where an exec leads to, for what the kernel maps before its label is there.
+#[inline(always)]
+fn enter(rules: &Rules, parent: u32, scid: u32, bprm: *const u8) -> i32 {
+    let demands = |scid| decide::process::demands_signed_code(rules.process(scid));
+    if demands(parent) == demands(scid) {
+        return ALLOW;
+    }
+    let Ok(mm) = member::<u64>(bprm, offsets().binprm_mm) else { return EPERM };
+    let entering = Entering { mm, scid, pad: 0 };
+    if ENTERING.insert(task::current_tgid(), entering, 0).is_err() {
+        return refuse(Hook::Process, DropReason::NoMemory.into(), parent, scid);
+    }
+    ALLOW
 }
 
 /// Refuses what no process of a zone may do.

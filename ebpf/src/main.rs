@@ -9,6 +9,7 @@
 
 mod atomic;
 mod bound;
+mod code;
 mod deliver;
 mod exec;
 mod leave;

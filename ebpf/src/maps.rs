@@ -20,7 +20,7 @@ use sigil_common::{
         binary::BinaryKey,
         event::{Doom, DropEvent, FlowKey, Seen, event_slot},
         key::{EPOCH_SLOTS, Node, RxKey, TxKey},
-        process::{Binary, Chain, ProcessRule, Task, TransitionKey, Voucher},
+        process::{Binary, Chain, Entering, ProcessRule, Task, TransitionKey, Voucher},
         rule::{NodeRef, Peer, PerimeterLabel, PortKey, SocketRule, Verdict, VerdictKey},
         socket::{ClosingKey, Conversation, ConversationKey, FragmentKey, RelabelKey, SocketState},
     },
@@ -92,6 +92,9 @@ pub(crate) static VOUCHERS: HashMap<u32, Voucher, 8192, GROWS> = HashMap::new();
 /// Thread id → what it is about to execute by way of an interpreter.
 #[btf_map]
 pub(crate) static CHAINS: LruHashMap<u32, Chain, 4096> = LruHashMap::new();
+/// Process id → the zone that its exec leads to. Every fork clears its child's entry.
+#[btf_map]
+pub(crate) static ENTERING: HashMap<u32, Entering, 4096, GROWS> = HashMap::new();
 #[btf_map]
 pub(crate) static GATE: Array<u32, 1> = Array::new();
 #[btf_map]

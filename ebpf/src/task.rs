@@ -24,7 +24,7 @@ use sigil_common::{
 };
 
 use crate::{
-    maps::{DOOMED, GATE, TASKS},
+    maps::{DOOMED, ENTERING, GATE, TASKS},
     report::{self, Fate, Flow, Process},
     rules::{Between as _, Refused, Rules},
 };
@@ -55,6 +55,14 @@ static OFFSETS: Offsets = Offsets {
     sock_user_data: 0,
     tcp_ulp: 0,
     task_flags: 0,
+    binprm_mm: 0,
+    task_mm: 0,
+    task_personality: 0,
+    vma_file: 0,
+    vma_anon: 0,
+    file_mode: 0,
+    file_dentry: 0,
+    dentry_name: 0,
 };
 
 /// Where the running kernel keeps what the programs read.
@@ -160,6 +168,10 @@ pub fn task_fork(ctx: BtfTracePointContext) -> i32 {
         born = Task::doomed(parent.scid());
     }
     set(tgid, born);
+    if ENTERING.get_ptr(tgid).is_some() {
+        // Of a process of this id that ended within its exec.
+        let _ = ENTERING.remove(tgid);
+    }
     if born.is_doomed() {
         doom(tgid);
     }

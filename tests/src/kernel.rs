@@ -1,5 +1,6 @@
 //! The object in the running kernel, with nothing attached: single programs run on single packets.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -82,12 +83,20 @@ impl Kernel {
     /// # Errors
     /// Without privilege, or when the kernel refuses a program.
     pub fn open(snid: u32) -> Result<Self> {
+        Self::with_backend(snid, Backend::Fanotify)
+    }
+
+    /// The same with the programs of a backend.
+    ///
+    /// # Errors
+    /// As [`Kernel::open`].
+    pub fn with_backend(snid: u32, backend: Backend) -> Result<Self> {
         let pins = Pins(tempfile::tempdir()?);
         let options = Options {
             snid,
             interfaces: Vec::new(),
             mode: Mode::Auto,
-            backend: Backend::Fanotify,
+            backend,
             cgroup: "/sys/fs/cgroup".into(),
             pins: pins.path(),
             state: pins.0.path().join("state"),
@@ -100,6 +109,28 @@ impl Kernel {
         let (mut datapath, _) = Datapath::open(&options)?;
         let programs = datapath.load_all()?;
         Ok(Self { datapath, programs, pins })
+    }
+
+    /// What is wrong with the programs' budgets, which name how many instructions the verifier may walk.
+    /// Each has one, and each budget has its program, but those that not every kernel takes.
+    #[must_use]
+    pub fn over(&self, mut budgets: BTreeMap<String, u32>, optional: &[&str]) -> Vec<String> {
+        let mut broken = Vec::new();
+        for (program, size) in &self.programs {
+            let line = format!("{program} = {}", size.verified + size.verified / 5);
+            println!("{program}: {} verified, {} translated", size.verified, size.translated);
+            match budgets.remove(program) {
+                None => broken.push(format!("{program} has no budget; suggested: {line}")),
+                Some(budget) if size.verified == 0 || size.verified > budget => {
+                    let verified = size.verified;
+                    broken.push(format!("{program}: {verified} of {budget}; suggested: {line}"));
+                }
+                Some(_) => {}
+            }
+        }
+        budgets.retain(|program, _| !optional.contains(&program.as_str()));
+        broken.extend(budgets.keys().map(|program| format!("{program} is no program")));
+        broken
     }
 
     /// Puts a policy in force.

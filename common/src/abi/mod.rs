@@ -13,12 +13,14 @@ pub mod rule;
 pub mod socket;
 
 /// Generation of this layout; the agent refuses to adopt pinned maps of another one.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// Flags of [`Config::flags`].
 pub mod config_flag {
     /// Drops become accepts that count: nothing is enforced.
     pub const OBSERVE: u32 = 1;
+    /// LSM programs are attached.
+    pub const LSM: u32 = 2;
 }
 
 /// Flags of [`Generation::flags`].
@@ -27,6 +29,8 @@ pub mod generation_flag {
     pub const INTEGRITY: u32 = 1;
     /// The document has PROCESS rules: a zone's processes fork and execute what those grant.
     pub const PROCESSES: u32 = 2;
+    /// Some zone demands that all its code is signed.
+    pub const SIGNED_CODE: u32 = 4;
 }
 
 /// `EtherType`s that pass a cluster NIC beside IPv4 and ARP.
@@ -135,6 +139,7 @@ mod pod {
         key::Node,
         process::Binary,
         process::Chain,
+        process::Entering,
         process::Offsets,
         process::ProcessRule,
         process::Task,

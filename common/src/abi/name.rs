@@ -97,6 +97,17 @@ pub const LSM_HOOKS: [Tracepoint; 20] = [
     tracepoint("lsm_lockdown", "locked_down", false),
 ];
 
+/// LSM programs that are attached only while some zone demands signed code: every call pays for them.
+pub const CODE_HOOKS: [Tracepoint; 3] = [
+    tracepoint("lsm_mmap", "mmap_file", false),
+    tracepoint("lsm_mprotect", "file_mprotect", false),
+    tracepoint("lsm_open", "file_open", false),
+];
+
+/// Programs that run when a call has ended, attached beside [`CODE_HOOKS`]: no hook is asked about it. The
+/// second is what 32-bit calls come to.
+pub const CODE_EXITS: [&str; 2] = ["lsm_persona", "lsm_persona32"];
+
 const fn tracepoint(program: &'static str, point: &'static str, optional: bool) -> Tracepoint {
     Tracepoint { program, point, optional }
 }
@@ -142,6 +153,8 @@ pub const BINARIES: &str = "BINARIES";
 pub const VOUCHERS: &str = "VOUCHERS";
 /// Thread id → [`super::process::Chain`].
 pub const CHAINS: &str = "CHAINS";
+/// Process id → [`super::process::Entering`].
+pub const ENTERING: &str = "ENTERING";
 /// Thread id of the agent's exec gate, one entry; 0 while there is none.
 pub const GATE: &str = "GATE";
 /// [`super::event::Doom`] ring.

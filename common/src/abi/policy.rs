@@ -66,3 +66,9 @@ pub mod process {
     /// Execute a program.
     pub const EXECVE: u32 = 1 << 1;
 }
+
+/// What a zone demands of its processes, as bits of `ProcessEntry::demand`.
+pub mod demand {
+    /// All code that they run comes from signed files.
+    pub const SIGNED_CODE: u32 = 1 << 0;
+}

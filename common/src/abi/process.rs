@@ -83,8 +83,10 @@ pub struct ProcessRule {
     pub fork_line: u32,
     /// Line of the rule that decided EXECVE, 0 for none.
     pub execve_line: u32,
+    /// [`super::policy::demand`] bits: what the zone asks of its processes.
+    pub demand: u32,
 }
-const _: () = assert!(size_of::<ProcessRule>() == 16);
+const _: () = assert!(size_of::<ProcessRule>() == 20);
 
 /// The key of `TRANSITIONS`; the value is the ScID after the exec, 0 where it is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -101,6 +103,9 @@ const _: () = assert!(size_of::<TransitionKey>() == 8);
 pub mod binary_flag {
     /// Nobody but root may write to the file, or it is signed: it may interpret labelled programs.
     pub const INTERPRETER: u32 = 1;
+    /// It is signed and nobody but root may write to it: what it holds runs in zones that demand signed
+    /// code.
+    pub const CODE: u32 = 2;
 }
 
 /// The value of `BINARIES`: what was found out about one state of a file.
@@ -137,6 +142,20 @@ pub struct Chain {
     pub interpreter: BinaryKey,
 }
 const _: () = assert!(size_of::<Chain>() == 48);
+
+/// The value of `ENTERING`, by process id: an exec that is past refusing, between two zones of which one
+/// demands signed code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Entering {
+    /// The new address space, a kernel address: what is mapped there is the new zone's.
+    pub mm: u64,
+    /// The new zone.
+    pub scid: u32,
+    /// Explicit padding.
+    pub pad: u32,
+}
+const _: () = assert!(size_of::<Entering>() == 16);
 
 /// Offsets into the running kernel's structs, taken from its BTF by the loader: what the programs
 /// that follow processes read.
@@ -185,5 +204,21 @@ pub struct Offsets {
     pub tcp_ulp: u32,
     /// `task_struct.flags`
     pub task_flags: u32,
+    /// `linux_binprm.mm`
+    pub binprm_mm: u32,
+    /// `task_struct.mm`
+    pub task_mm: u32,
+    /// `task_struct.personality`
+    pub task_personality: u32,
+    /// `vm_area_struct.vm_file`
+    pub vma_file: u32,
+    /// `vm_area_struct.anon_vma`
+    pub vma_anon: u32,
+    /// `file.f_mode`
+    pub file_mode: u32,
+    /// `file.f_path.dentry`
+    pub file_dentry: u32,
+    /// `dentry.d_name.name`
+    pub dentry_name: u32,
 }
-const _: () = assert!(size_of::<Offsets>() == 84);
+const _: () = assert!(size_of::<Offsets>() == 116);

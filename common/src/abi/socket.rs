@@ -29,7 +29,7 @@ pub mod socket_flag {
     /// It is of the Unix family: no packet hook sees it, and no process is refused its use.
     pub const LOCAL: u32 = 4;
     /// The agent's own line to a server. Only the agent sets it, through a descriptor of the socket.
-    pub const CONTROL: u32 = 4;
+    pub const CONTROL: u32 = 8;
 }
 
 /// Socket storage. Listeners hand a copy to the sockets they accept.

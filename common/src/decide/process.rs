@@ -2,6 +2,7 @@
 #![expect(clippy::inline_always, reason = "BPF calls cost 10 ns")]
 
 use super::Refusal;
+use crate::abi::policy::demand::SIGNED_CODE;
 use crate::abi::policy::process::{EXECVE, FORK};
 use crate::abi::process::ProcessRule;
 use crate::verdict::DropReason;
@@ -62,6 +63,25 @@ pub fn exec(facts: &Exec, rule: Option<&ProcessRule>) -> Result<(u32, AlarmLine)
     } else {
         Err(DropReason::NoTransition.into())
     }
+}
+
+/// Whether a zone demands that all its code is signed. `rule`: the zone's.
+#[inline(always)]
+#[must_use]
+pub fn demands_signed_code(rule: Option<&ProcessRule>) -> bool {
+    rule.is_some_and(|rule| rule.demand & SIGNED_CODE != 0)
+}
+
+/// May this be code of a process in a zone? `rule`: the zone's. `signed`: it comes from a signed file and
+/// was not changed since. `kept`: the node sees all that becomes code; where it cannot, a zone that
+/// demands signed code runs nothing.
+///
+/// # Errors
+/// [`DropReason::UnsignedCode`].
+#[inline(always)]
+pub fn code(rule: Option<&ProcessRule>, signed: bool, kept: bool) -> Result<(), Refusal> {
+    let may = signed && kept || !demands_signed_code(rule);
+    if may { Ok(()) } else { Err(DropReason::UnsignedCode.into()) }
 }
 
 /// May a process control another one: trace it, read what is in it, signal it? `host`: an actor without
@@ -128,7 +148,7 @@ mod tests {
     const APP: u32 = 20;
 
     fn rule(allow: u32) -> ProcessRule {
-        ProcessRule { allow, alarm: 0, fork_line: 7, execve_line: 8 }
+        ProcessRule { allow, alarm: 0, fork_line: 7, execve_line: 8, demand: 0 }
     }
 
     fn refused(reason: DropReason, line: u32) -> Refusal {
@@ -210,6 +230,18 @@ mod tests {
         assert_eq!(take_over(APP, false, true), refused);
         assert_eq!(take_over(APP, true, false), refused);
         assert_eq!(take_over(0, true, true), refused, "nobody without a zone");
+    }
+
+    #[test]
+    fn a_zone_that_demands_signed_code_runs_no_other_and_none_where_nobody_looks() {
+        let refused = Err(refused(DropReason::UnsignedCode, 0));
+        let strict = ProcessRule { demand: SIGNED_CODE, ..ProcessRule::default() };
+        assert_eq!(code(Some(&strict), true, true), Ok(()));
+        for (signed, kept) in [(false, true), (true, false), (false, false)] {
+            assert_eq!(code(Some(&strict), signed, kept), refused);
+            assert_eq!(code(Some(&rule(FORK)), signed, kept), Ok(()));
+            assert_eq!(code(None, signed, kept), Ok(()));
+        }
     }
 
     #[test]

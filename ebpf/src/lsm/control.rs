@@ -1,16 +1,24 @@
 //! One process in the hands of another: tracing, its memory, signals.
 
 use aya_ebpf::{helpers::bpf_get_current_uid_gid, macros::lsm, programs::LsmContext};
-use sigil_common::{abi::process::Task, decide, verdict::Hook};
+use sigil_common::{
+    abi::process::Task,
+    decide,
+    verdict::{DropReason, Hook},
+};
 
 use super::{ALLOW, EPERM, refuse};
 use crate::{
     maps::TASKS,
+    rules::Rules,
     task::{self, member, offsets},
 };
 
 /// `PTRACE_MODE_NOAUDIT`: the kernel only wants to know how much to show.
 const QUIET: u32 = 4;
+
+/// `PTRACE_MODE_ATTACH`: more than to look at it.
+const ATTACH: u32 = 2;
 
 /// `ptrace_access_check(child, mode)`: also `/proc/PID/mem`, `process_vm_writev`, `pidfd_getfd` and all
 /// else that tells or changes what a process is.
@@ -20,13 +28,33 @@ pub fn lsm_ptrace(ctx: LsmContext) -> i32 {
     let tracer = task::current();
     // Without a zone, root is the operator.
     let operator = bpf_get_current_uid_gid() as u32 == 0;
-    across(tracer, of(child), operator, mode & QUIET != 0)
+    let target = of(child);
+    if mode & ATTACH != 0 && tracer.scid() == target.scid() && writes_code(target.scid()) {
+        return refuse(
+            Hook::Process,
+            DropReason::UnsignedCode.into(),
+            tracer.scid(),
+            target.scid(),
+        );
+    }
+    across(tracer, target, operator, mode & QUIET != 0)
 }
 
 /// `ptrace_traceme(parent)`: a child does not hand itself to a parent of another zone.
 #[lsm(hook = "ptrace_traceme")]
 pub fn lsm_traceme(ctx: LsmContext) -> i32 {
-    across(of(ctx.arg(0)), task::current(), true, false)
+    let (parent, task) = (of(ctx.arg(0)), task::current());
+    if parent.scid() == task.scid() && writes_code(task.scid()) {
+        return refuse(Hook::Process, DropReason::UnsignedCode.into(), parent.scid(), task.scid());
+    }
+    across(parent, task, true, false)
+}
+
+/// Whether a tracer of the same zone would write code there that nobody signed.
+#[inline(always)]
+fn writes_code(scid: u32) -> bool {
+    let strict = |rules: Rules| decide::process::demands_signed_code(rules.process(scid));
+    scid != 0 && Rules::now().is_ok_and(strict)
 }
 
 /// `task_kill(task, info, signal, cred)`: signals that a process sends. Those of the kernel, such as a
@@ -52,7 +80,7 @@ fn across(actor: Task, target: Task, host: bool, quiet: bool) -> i32 {
     }
     match decide::process::control(actor.scid(), target.scid(), host) {
         Ok(()) => ALLOW,
-        Err(_) if quiet && !crate::rules::Rules::observing() => EPERM,
+        Err(_) if quiet && !Rules::observing() => EPERM,
         Err(refusal) => refuse(Hook::Process, refusal, actor.scid(), target.scid()),
     }
 }

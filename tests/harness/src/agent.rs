@@ -50,6 +50,9 @@ pub struct Config {
     /// Directories whose file systems' programs are judged before they run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub guard_exec: Vec<PathBuf>,
+    /// Directories whose files may be libraries of zones that demand signed code.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub libraries: Vec<PathBuf>,
     /// Sizes of the kernel's maps.
     pub limits: Limits,
     /// Who may run commands in which zones.
@@ -103,6 +106,7 @@ impl Config {
             observe: false,
             doi: None,
             guard_exec: Vec::new(),
+            libraries: Vec::new(),
             limits: Limits::default(),
             run: Vec::new(),
             server: None,

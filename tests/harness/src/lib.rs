@@ -10,6 +10,7 @@ pub mod attacker;
 pub mod attempt;
 mod cgroup;
 pub mod cluster;
+pub mod code;
 pub mod lab;
 pub mod middlebox;
 mod netns;

@@ -31,7 +31,7 @@ impl Bench {
         Ok(path)
     }
 
-    fn load(&self, policy: &str) -> Result<()> {
+    pub(crate) fn load(&self, policy: &str) -> Result<()> {
         let file = self.node()?.directory().join("next.xml");
         fs::write(&file, policy)?;
         let output = self.node()?.ctl(&["load", text(&file)?])?;
@@ -62,11 +62,16 @@ fn what_runs_by_a_revoked_signature_ends_within_a_second_and_nothing_else_does()
     let (mut goes, stays) = (bench.waiting(&bad)?, bench.waiting(&good)?);
     assert_eq!((bench.label_of(&goes)?, bench.label_of(&stays)?), (SECURE, SECURE));
     let child = child_of(&goes)?;
+    let mut watch = bench.node()?.watch()?;
     bench.load(&bench.revoking(&bad)?)?;
     let start = Instant::now();
     ended(&mut goes)?;
     crate::gone(&child)?;
     assert!(start.elapsed() < at_most(), "{:?}", start.elapsed());
+    let event = watch.next(PATIENCE, |event| event.reason == "revoked")?;
+    assert_eq!((event.source.scid, event.hook.as_str()), (SECURE, "process"));
+    let told = event.process.context("no process")?;
+    assert!([goes.pid().to_string(), child.clone()].contains(&told.pid.to_string()), "{told:?}");
     assert_eq!(bench.label_of(&stays)?, SECURE, "another signature by the same key");
     // Who starts it anew is nobody's.
     assert_ne!(bench.label_of(&bench.waiting(&bad)?)?, SECURE);

@@ -70,6 +70,31 @@ fn a_zone_may_refuse_every_unsigned_and_every_tampered_program() -> Result<()> {
     bench.node()?.stats()?.balanced()
 }
 
+/// Where nobody sees what becomes code, a zone that demands signed code runs nothing, and that is said.
+#[test]
+fn a_zone_that_demands_signed_code_runs_nothing_where_nobody_sees_to_it() -> Result<()> {
+    let bench = Bench::without_lsm("rules-code")?;
+    let signed = bench.shell("signed", true)?;
+    let run = || bench.node()?.run_zone(USER, &[text(&signed)?, "-c", "echo ran"]);
+    assert_eq!(run()?.stdout.trim(), "ran");
+    let demand = "<name> secure </name><code> signed </code>";
+    let policy = bench.policy.replace("serial=\"1\"", "serial=\"2\"");
+    bench.load(&policy.replace("<name> secure </name>", demand))?;
+    let refused = run()?;
+    assert_eq!((refused.code, refused.stdout.as_str()), (126, ""), "{refused:?}");
+    // Where the gate is not asked, too.
+    let output = bench.node()?.run_zone(SECURE, &["/bin/echo", "ran"])?;
+    assert_eq!((output.code, output.stdout.as_str()), (128 + 9, ""), "{output:?}");
+    assert_eq!(bench.node()?.stats()?.dropped("process", "unsigned-code"), 1);
+    for command in ["status", "doctor"] {
+        let said = bench.node()?.ctl(&[command])?.stdout;
+        assert!(said.contains("zones run nothing here") && said.contains("secure"), "{said}");
+    }
+    bench.load(&policy.replace("serial=\"2\"", "serial=\"3\""))?;
+    assert_eq!(run()?.stdout.trim(), "ran");
+    bench.node()?.stats()?.balanced()
+}
+
 #[test]
 fn a_child_that_no_rule_allows_dies_before_it_does_anything() -> Result<()> {
     let bench = Bench::without_lsm("rules-fork")?;

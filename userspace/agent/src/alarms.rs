@@ -35,6 +35,15 @@ struct Sampled {
     drops: BTreeMap<(String, String), Event>,
     rules: Vec<Event>,
     more: u64,
+    revoked: Revoked,
+}
+
+/// Processes that were ended because their signature is revoked, by zone: the last, and how many.
+type Revoked = BTreeMap<u32, (Event, u64)>;
+
+fn add(to: &mut Revoked, event: Event, count: u64) {
+    let (last, sum) = to.entry(event.source.scid).or_insert((event.clone(), 0));
+    (*last, *sum) = (event, *sum + count);
 }
 
 impl Samples {
@@ -48,6 +57,7 @@ impl Samples {
             }
             EventKind::Alarm if held.rules.len() < RULES => held.rules.push(event.clone()),
             EventKind::Alarm => held.more += 1 + u64::from(event.suppressed),
+            EventKind::Revoked => add(&mut held.revoked, event.clone(), 1),
             EventKind::Observed => {}
         }
     }
@@ -73,13 +83,21 @@ pub(crate) struct Alarms {
     paces: BTreeMap<(String, String), Pace>,
     /// Uses of rules with `<alarm>` that are counted and not told.
     more: u64,
+    revoked: Revoked,
 }
 
 impl Alarms {
     pub(crate) fn open(state: &Path, fresh: bool) -> Result<Self> {
         let spool = Spool::open(state, fresh)?;
         let samples = Samples::default();
-        Ok(Self { spool, samples, drops: BTreeMap::new(), paces: BTreeMap::new(), more: 0 })
+        Ok(Self {
+            spool,
+            samples,
+            drops: BTreeMap::new(),
+            paces: BTreeMap::new(),
+            more: 0,
+            revoked: Revoked::new(),
+        })
     }
 
     /// Where events are noted.
@@ -97,14 +115,19 @@ impl Alarms {
     /// Raises what happened since the last time. Where much waits for the server it is counted alone:
     /// drops by the kernel, which has counted them anyway, uses of rules here.
     pub(crate) fn look(&mut self, counters: &Counters, now: Instant) {
-        let Sampled { mut drops, rules, more } = self.samples.take();
+        let Sampled { mut drops, rules, more, revoked } = self.samples.take();
         self.drops.append(&mut drops);
+        for (event, count) in revoked.into_values() {
+            add(&mut self.revoked, event, count);
+        }
         self.more += more;
         if self.spool.is_crowded() {
             self.more += rules.iter().map(|event| 1 + u64::from(event.suppressed)).sum::<u64>();
             return;
         }
         let mut alarms: Vec<_> = rules.iter().map(|event| (of_rule(event), None)).collect();
+        let revoked = std::mem::take(&mut self.revoked).into_values();
+        alarms.extend(revoked.map(|(last, count)| (of_revoked(&last, count), None)));
         if self.more > 0 {
             let message = "further uses of rules with <alarm>".to_owned();
             let count = std::mem::take(&mut self.more);
@@ -193,6 +216,19 @@ fn of_rule(event: &Event) -> NodeAlarm {
     }
 }
 
+fn of_revoked(last: &Event, count: u64) -> NodeAlarm {
+    let process = last.process.as_ref().map(|of| format!(", last {} {}", of.pid, of.comm));
+    let (source, process) = (end(&last.source), process.unwrap_or_default());
+    NodeAlarm {
+        message: format!("processes of {source} ended: their signature is revoked{process}"),
+        hook: last.hook.clone(),
+        source: Some(party(&last.source)),
+        target: Some(party(&last.target)),
+        count,
+        ..blank("revoked")
+    }
+}
+
 fn of_drop((hook, reason): &(String, String), count: u64, last: Option<&Event>) -> NodeAlarm {
     let last_one = last.map(|event| format!(", last {}", between(event))).unwrap_or_default();
     NodeAlarm {
@@ -265,6 +301,24 @@ mod tests {
             alarms.look(&counters(10 * u64::from(SECONDS)), start + SOON * second);
         }
         assert_eq!((drops, rules), (10 * u64::from(SECONDS), 200 * u64::from(SECONDS)));
+    }
+
+    #[test]
+    fn ends_by_revocation_are_told_for_each_zone_with_their_number() {
+        let state = tempfile::tempdir().unwrap();
+        let mut alarms = Alarms::open(state.path(), true).unwrap();
+        let samples = alarms.samples();
+        let names = crate::names::Names { snid: 1, ..Default::default() };
+        for (pid, scid) in [(7, 20), (8, 20), (9, 30)] {
+            samples.note(&crate::report::revoked(1, pid, "nginx", scid, &names));
+        }
+        alarms.look(&Counters::default(), Instant::now());
+        let told = alarms.report().unwrap().alarms;
+        let seen: Vec<_> = told.iter().map(|of| (of.kind.as_str(), of.count)).collect();
+        assert_eq!(seen, [("revoked", 2), ("revoked", 1)]);
+        assert!(told[0].message.contains("last 8 nginx"), "{}", told[0].message);
+        alarms.look(&Counters::default(), Instant::now());
+        assert_eq!(alarms.waiting(), 2, "nothing twice");
     }
 
     #[test]

@@ -44,6 +44,11 @@ pub(crate) enum Denied {
     Undeclared { wanted: ZoneRef, known: String },
     #[error("zone {zone} is the kernel's own: no process may enter it")]
     Kernel { zone: String },
+    #[error(
+        "zone {zone} demands signed code, and user {uid} would bring code of its own: ask as root, or let a \
+         TRANSITION rule lead there from a signed program"
+    )]
+    Code { uid: u32, zone: String },
 }
 
 fn grant_hint(uid: u32, purpose: &str) -> String {
@@ -86,6 +91,9 @@ pub(crate) fn authorise(
     if scid == names.kernel_scid {
         return Err(Denied::Kernel { zone });
     }
+    if !root && names.signed_code.contains(&scid) {
+        return Err(Denied::Code { uid, zone });
+    }
     let covers = |allowed: &ZoneRef| match allowed {
         ZoneRef::Id(id) => *id == scid,
         ZoneRef::Name(allowed) => *allowed == name,
@@ -117,6 +125,7 @@ mod tests {
 
     const WEB: u32 = 10;
     const APP: u32 = 20;
+    const VAULT: u32 = 30;
     const KERNEL: u32 = u32::MAX;
     const ALICE: u32 = 1000;
     const MALLORY: u32 = 1001;
@@ -124,8 +133,15 @@ mod tests {
     fn names() -> Names {
         let zone = |scid, name: &str| (scid, name.to_owned());
         Names {
-            zones: [zone(WEB, "web"), zone(APP, "app"), zone(KERNEL, "kernel")].into(),
+            zones: [
+                zone(WEB, "web"),
+                zone(APP, "app"),
+                zone(VAULT, "vault"),
+                zone(KERNEL, "kernel"),
+            ]
+            .into(),
             kernel_scid: KERNEL,
+            signed_code: [VAULT].into(),
             ..Names::default()
         }
     }
@@ -142,6 +158,7 @@ mod tests {
     fn every_case() {
         let alice = Grant { uid: ALICE, zones: vec![ZoneRef::Name("web".to_owned())] };
         let by_number = Grant { uid: ALICE, zones: vec![ZoneRef::Id(APP)] };
+        let of_the_vault = Grant { uid: ALICE, zones: vec![ZoneRef::Id(VAULT)] };
         let of_the_kernel = Grant { uid: MALLORY, zones: vec![ZoneRef::Id(KERNEL)] };
         let free = |uid| Client { uid, scid: 0, alive: true };
         let confined = |uid, scid| Client { uid, scid, alive: true };
@@ -183,6 +200,8 @@ mod tests {
             ("an undeclared name", free(0), run("wbe"), some, false),
             ("an undeclared number", free(0), run("11"), some, false),
             ("no ScID", free(0), run("0"), some, false),
+            ("root runs where signed code is demanded", free(0), run("vault"), &[], true),
+            ("alice brings her own code", free(ALICE), run("vault"), &[of_the_vault], false),
             ("the kernel's zone", free(0), run("kernel"), some, false),
             ("the kernel's zone, granted", free(MALLORY), run("kernel"), &[of_the_kernel], false),
         ];

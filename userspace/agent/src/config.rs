@@ -48,6 +48,9 @@ pub(crate) struct Config {
     /// Directories whose file systems' programs are judged before they run.
     #[serde(default)]
     pub(crate) guard_exec: Vec<PathBuf>,
+    /// Directories whose files may be libraries of zones that demand signed code; not what is below.
+    #[serde(default = "libraries")]
+    pub(crate) libraries: Vec<PathBuf>,
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
@@ -129,6 +132,7 @@ impl Config {
         let own = [&mut config.bpffs, &mut config.socket, &mut config.state];
         let optional = config.policy.iter_mut().chain(&mut config.keys);
         let optional = optional.chain(&mut config.cgroup).chain(&mut config.guard_exec);
+        let optional = optional.chain(&mut config.libraries);
         for path in own.into_iter().chain(optional) {
             *path = base.join(&*path);
         }
@@ -232,6 +236,14 @@ fn socket() -> PathBuf {
 
 fn state() -> PathBuf {
     "/var/lib/sigil".into()
+}
+
+/// Where the dynamic linker looks by itself.
+fn libraries() -> Vec<PathBuf> {
+    let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let both = ["/usr/lib", "/lib"].map(PathBuf::from);
+    let multiarch = both.iter().map(|directory| directory.join(&triplet)).collect::<Vec<_>>();
+    multiarch.into_iter().chain(both).chain(["/usr/lib64", "/lib64"].map(PathBuf::from)).collect()
 }
 
 /// The root of the control groups, from `/proc/self/mountinfo`.
@@ -356,6 +368,9 @@ mod tests {
         );
         assert_eq!(whole.doi.0, config.doi.0);
         assert_eq!(whole.run.len(), 1);
+        if cfg!(target_arch = "x86_64") {
+            assert_eq!(whole.libraries, config.libraries);
+        }
         let limits = datapath::Limits::default();
         assert_eq!(whole.limits.nodes.map(NonZeroU32::get), Some(limits.nodes));
         assert_eq!(whole.limits.handles.map(NonZeroU32::get), Some(limits.handles));

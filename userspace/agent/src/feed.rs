@@ -30,18 +30,34 @@ pub(crate) struct Rings {
     pub(crate) log: KernelLog,
 }
 
+/// Tells whoever wants to know: the log, those who watch, and the server by way of alarms.
+#[derive(Clone, Debug)]
+pub(crate) struct Teller {
+    pub(crate) names: watch::Receiver<Arc<Names>>,
+    pub(crate) watchers: broadcast::Sender<Line>,
+    pub(crate) samples: Option<Samples>,
+}
+
+impl Teller {
+    /// All but the log.
+    pub(crate) fn tell(&self, event: Event) -> Result<()> {
+        if let Some(samples) = &self.samples {
+            samples.note(&event);
+        }
+        let line = encode(&Reply::Event(event), MAX_REPLY).context("an event")?;
+        // That nobody watches is no failure.
+        let _ = self.watchers.send(line.into());
+        Ok(())
+    }
+}
+
 /// Reads the rings on a thread of its own, for as long as the agent lives. Should that fail, the
 /// error comes out of the receiver.
-pub(crate) fn start(
-    mut rings: Rings,
-    names: watch::Receiver<Arc<Names>>,
-    watchers: broadcast::Sender<Line>,
-    samples: Option<Samples>,
-) -> Result<oneshot::Receiver<Error>> {
+pub(crate) fn start(mut rings: Rings, teller: Teller) -> Result<oneshot::Receiver<Error>> {
     let (failure, failed) = oneshot::channel();
     let pump = move || {
         let mut valve = Valve::new(Instant::now());
-        if let Err(error) = pump(&mut rings, &names, &watchers, samples.as_ref(), &mut valve) {
+        if let Err(error) = pump(&mut rings, &teller, &mut valve) {
             // The agent may be ending; then nobody needs to know.
             let _ = failure.send(error);
         }
@@ -56,9 +72,7 @@ pub(crate) fn start(
 /// Waits for events and hands them on.
 fn pump(
     Rings { events, log: kernel }: &mut Rings,
-    names: &watch::Receiver<Arc<Names>>,
-    watchers: &broadcast::Sender<Line>,
-    samples: Option<&Samples>,
+    teller: &Teller,
     valve: &mut Valve,
 ) -> Result<()> {
     loop {
@@ -75,14 +89,9 @@ fn pump(
         }
         kernel.flush();
         while let Some(raw) = events.next() {
-            let event = report::event(&raw, &names.borrow());
+            let event = report::event(&raw, &teller.names.borrow());
             log(&event, valve);
-            if let Some(samples) = samples {
-                samples.note(&event);
-            }
-            let line = encode(&Reply::Event(event), MAX_REPLY).context("an event")?;
-            // That nobody watches is no failure.
-            let _ = watchers.send(line.into());
+            teller.tell(event)?;
         }
     }
 }
@@ -128,6 +137,8 @@ fn log(event: &Event, valve: &mut Valve) {
     let line = line.unwrap_or_default();
     match event.kind {
         EventKind::Alarm => tracing::warn!(hook, protocol, source, target, process, line, "alarm"),
+        // Whoever ends them says so.
+        EventKind::Revoked => {}
         EventKind::Drop | EventKind::Observed => tracing::info!(
             hook,
             reason,

@@ -1,7 +1,7 @@
 //! The node: its datapath, and what was put in force there.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,8 @@ pub(crate) struct Node {
     signed: Option<Signed>,
     line: Line,
     alarms: Option<Alarms>,
+    /// What the policy demands and this node cannot keep.
+    unkept: Option<String>,
 }
 
 /// What goes on threads of its own once the agent has given up its privileges.
@@ -203,6 +205,7 @@ impl Node {
             signed,
             line: Line::default(),
             alarms,
+            unkept: None,
         };
         node.in_force(rules, generation);
         let processes = node.govern(gate_rules)?;
@@ -213,7 +216,8 @@ impl Node {
     fn govern(&mut self, rules: watch::Receiver<Arc<ExecRules>>) -> Result<Processes> {
         let needs_files = rules.borrow().needs_files();
         let (execs, doomed) = (self.datapath.execs()?, self.datapath.doomed()?);
-        let mut gate = Gate::new(execs, Arc::clone(&self.tasks), rules)?;
+        let libraries = &self.config.libraries;
+        let mut gate = Gate::new(execs, Arc::clone(&self.tasks), rules, libraries)?;
         let labelled = adopt(&self.tasks, |program| gate.label_of_running(program));
         tracing::info!(labelled, "processes that ran already have their labels");
         let guarded = &self.config.guard_exec;
@@ -253,7 +257,9 @@ impl Node {
         self.status.verdicts = rules.verdicts.len();
         self.status.policy = self.kept.document().name;
         self.names.send_replace(Arc::new(names));
-        self.exec_rules.send_replace(Arc::new(ExecRules::of(rules)));
+        let lsm = self.datapath.without_lsm();
+        self.exec_rules.send_replace(Arc::new(ExecRules::of(rules, lsm.is_none())));
+        self.unkept = unkept(rules, lsm, &self.config.guard_exec);
         tracing::info!(
             cluster = self.status.cluster,
             serial = rules.serial,
@@ -352,6 +358,8 @@ impl Node {
         if let Some(server) = status.server.as_ref().filter(|server| server.address.is_none()) {
             status.problems.push(server.describe());
         }
+        let told = |problem: &&String| !status.problems.contains(problem);
+        status.problems.extend(self.unkept.iter().filter(told).cloned().collect::<Vec<_>>());
         status
     }
 
@@ -581,6 +589,7 @@ impl Node {
         if let Some(Err(error)) = self.signed.as_mut().map(Signed::keep) {
             problems.push(("node-problem", format!("{error:#}")));
         }
+        problems.extend(self.unkept.clone().map(|problem| ("node-problem", problem)));
         let told = problems.iter().map(|(_, problem)| problem.clone()).collect();
         let held = std::mem::replace(&mut self.status.problems, told);
         for (kind, problem) in problems.into_iter().filter(|(_, told)| !held.contains(told)) {
@@ -602,6 +611,22 @@ fn read_keys(config: &Config) -> Result<Keys> {
         Origin::Files { keys: Some(path), .. } => Keys::read(path, config.snid.get()),
         Origin::Files { keys: None, .. } | Origin::Server(_) => Ok(Keys::default()),
     }
+}
+
+/// Why zones that demand signed code run nothing here, if the policy has any.
+fn unkept(rules: &NodeRules, without_lsm: Option<&str>, guarded: &[PathBuf]) -> Option<String> {
+    let strict: Vec<_> = rules.signed_code_zones().collect();
+    let zones = rules.zones.iter().filter(|zone| strict.contains(&zone.scid));
+    let zones = zones.map(|zone| zone.name.as_str()).collect::<Vec<_>>().join(", ");
+    let why = match without_lsm {
+        _ if strict.is_empty() => return None,
+        Some(why) => format!("needs the backend lsm: {why}"),
+        None if guarded.is_empty() => {
+            "needs `guard_exec`: every program counts as unsigned".to_owned()
+        }
+        None => return None,
+    };
+    Some(format!("zones run nothing here, for they demand signed code ({zones}), and that {why}"))
 }
 
 /// Takes nodes out of the rules: they are strangers then, in either direction.

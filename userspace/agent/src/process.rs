@@ -67,19 +67,23 @@ pub(crate) fn reap(mut doomed: Doomed, tasks: Arc<Tasks>) -> Result<oneshot::Rec
 }
 
 /// Kills a process that is doomed. The id may be another's by the time it is held: one that is younger than the verdict, or that has a
-/// label of its own, is not meant.
-pub(crate) fn kill(doom: &Doom, tasks: &Tasks, why: &str) {
-    let Some(pid) = i32::try_from(doom.pid).ok().and_then(Pid::from_raw) else { return };
-    let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+/// label of its own, is not meant. Whether it was there, and is killed.
+pub(crate) fn kill(doom: &Doom, tasks: &Tasks, why: &str) -> bool {
+    let Some(pid) = i32::try_from(doom.pid).ok().and_then(Pid::from_raw) else { return false };
+    let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
     let older = started(doom.pid).is_some_and(|start| start <= doom.time_ns);
     if older && tasks.of(doom.pid).is_doomed() {
         match pidfd_send_signal(&held, Signal::KILL) {
-            Ok(()) => tracing::warn!(pid = doom.pid, "killed: {why}"),
+            Ok(()) => {
+                tracing::warn!(pid = doom.pid, "killed: {why}");
+                return true;
+            }
             Err(error) => {
                 tracing::error!(pid = doom.pid, "not killed, but without rights: {error}");
             }
         }
     }
+    false
 }
 
 /// When a process started, in nanoseconds since boot, rounded down.

@@ -80,6 +80,24 @@ pub(crate) fn event(raw: &DropEvent, names: &Names) -> Event {
     }
 }
 
+/// The end of a process whose label came from a signature that is revoked.
+pub(crate) fn revoked(time_ns: u64, pid: u32, comm: &str, scid: u32, names: &Names) -> Event {
+    let own = Label { snid: names.snid, scid };
+    let raw = DropEvent {
+        time_ns,
+        source: own,
+        target: own,
+        hook: Hook::Process as u32,
+        ..DropEvent::default()
+    };
+    Event {
+        kind: EventKind::Revoked,
+        reason: EventKind::Revoked.name().to_owned(),
+        process: Some(Process { pid, comm: printable(comm.as_bytes()) }),
+        ..event(&raw, names)
+    }
+}
+
 fn protocol_name(number: u32) -> String {
     let name = match u8::try_from(number) {
         Ok(protocol::ICMP) => "icmp",

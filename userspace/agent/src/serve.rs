@@ -24,7 +24,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::authorise::Permit;
 use crate::config::Config;
-use crate::feed::{self, Line, Rings};
+use crate::feed::{self, Line, Rings, Teller};
 use crate::metrics::Site;
 use crate::node::{Node, Processes};
 use crate::notify::Notify;
@@ -97,13 +97,15 @@ async fn serve(
     uplink: Option<(Credential, Prepare)>,
 ) -> Result<()> {
     let mut reaper = process::reap(processes.doomed, processes.tasks)?;
-    let mut gate = processes.gate.start()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = UnixListener::from_std(listener)?;
     let (watchers, _) = broadcast::channel(feed::QUEUE);
-    let mut feed = feed::start(rings, node.names(), watchers.clone(), node.samples())?;
+    let teller =
+        Teller { names: node.names(), watchers: watchers.clone(), samples: node.samples() };
+    let mut gate = processes.gate.start(teller.clone())?;
+    let mut feed = feed::start(rings, teller)?;
     let socket = config.socket.clone();
     let node = Arc::new(Mutex::new(node));
     let agent =

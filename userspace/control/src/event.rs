@@ -39,6 +39,8 @@ pub enum EventKind {
     Alarm,
     /// It would have been dropped, had the agent not been told to observe.
     Observed,
+    /// A process was ended: the signature that its label came from is revoked.
+    Revoked,
 }
 
 impl EventKind {
@@ -49,6 +51,7 @@ impl EventKind {
             Self::Drop => "drop",
             Self::Alarm => "alarm",
             Self::Observed => "observed",
+            Self::Revoked => "revoked",
         }
     }
 }

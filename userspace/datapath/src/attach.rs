@@ -135,7 +135,7 @@ impl Datapath {
         }
 
         self.configure()?;
-        self.attach_tasks()?;
+        self.attach_tasks(|_| true)?;
         self.attach_sockets()?;
         self.attach_lsm()?;
         self.thin_out()?;
@@ -329,10 +329,14 @@ impl Datapath {
         self.remove_filter(name, interface)
     }
 
-    pub(crate) fn attach_tasks(&mut self) -> Result<(), Error> {
+    /// Attaches the programs of tracepoints that are wanted, and takes note of them.
+    pub(crate) fn attach_tasks(&mut self, wanted: impl Fn(&str) -> bool) -> Result<(), Error> {
         let btf = aya::Btf::from_sys_fs()
             .map_err(|_| Error::Feature { feature: "BTF", remedy: "boot a kernel with BTF" })?;
         for Tracepoint { program: name, point, optional } in name::TRACEPOINTS {
+            if !wanted(name) {
+                continue;
+            }
             let attached = self.attach_process(name, |bpf, name| {
                 let program: &mut BtfTracePoint = program(bpf, name)?;
                 load_once(name, program.fd().is_ok(), || program.load(point, &btf))?;
@@ -346,9 +350,13 @@ impl Datapath {
             });
             match attached {
                 Err(Error::Program { source, .. })
-                    if optional && matches!(*source, ProgramError::Btf(_)) => {}
+                    if optional && matches!(*source, ProgramError::Btf(_)) =>
+                {
+                    continue;
+                }
                 outcome => outcome?,
             }
+            self.watching.insert(name);
         }
         Ok(())
     }

@@ -90,8 +90,8 @@ impl Datapath {
         });
         self.fill(name::SOCKET_RULES, bank, own)?;
         let processes = rules.processes.iter().map(|(scid, entry)| {
-            let ProcessEntry { allow, alarm, fork_line, execve_line } = *entry;
-            (*scid, ProcessRule { allow, alarm, fork_line, execve_line })
+            let ProcessEntry { allow, alarm, fork_line, execve_line, demand } = *entry;
+            (*scid, ProcessRule { allow, alarm, fork_line, execve_line, demand })
         });
         self.fill(name::PROCESS_RULES, bank, processes)?;
         self.fill(name::TRANSITIONS, bank, rules.execs().into_iter())?;
@@ -100,14 +100,28 @@ impl Datapath {
         self.fill(name::RELABELS, bank, relabels)?;
         self.fill_perimeter(rules, bank)?;
 
+        let demands_code = rules.demands_signed_code();
         let generation = Generation {
             number,
             kernel_scid: rules.kernel_scid,
             default_scid: rules.default_scid,
             flags: flag(rules.integrity, generation_flag::INTEGRITY)
-                | flag(rules.governs_processes, generation_flag::PROCESSES),
+                | flag(rules.governs_processes, generation_flag::PROCESSES)
+                | flag(demands_code, generation_flag::SIGNED_CODE),
             serial: rules.serial,
         };
+        if demands_code {
+            let first =
+                !crate::load::links(&self.options).join(name::CODE_HOOKS[0].program).exists();
+            if self.no_lsm.is_none() {
+                // Before anything is demanded; what they do not find demanded they allow.
+                self.attach_code_hooks()?;
+            } else if first {
+                // Nothing runs there until they are.
+                self.keep_code(false)?;
+                config = self.config()?;
+            }
+        }
         let mut map: Array<&mut MapData, Generation> = self.view_mut(name::GENERATIONS)?;
         map.set(bank, generation, 0).map_err(Error::map(name::GENERATIONS))?;
         config.active = bank;
@@ -115,6 +129,9 @@ impl Datapath {
         let mut map: Array<&mut MapData, Node> = self.view_mut(name::NODES)?;
         for (index, node) in nodes.into_values() {
             map.set(index, node, 0).map_err(Error::map(name::NODES))?;
+        }
+        if !demands_code {
+            self.remove_code_hooks()?;
         }
         if crate::load::links(&self.options).exists() {
             // The rules are in force by now; what is wrong with an interface is the upkeep's to tell.

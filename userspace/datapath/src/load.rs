@@ -1,6 +1,6 @@
 //! Opening the datapath: load the programs, or adopt what is pinned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,10 @@ pub struct Datapath {
     pub(crate) origin: Origin,
     /// Why there are no LSM programs; none where there are.
     pub(crate) no_lsm: Option<String>,
+    /// The programs of tracepoints that are attached: those that this kernel has and this backend needs.
+    pub(crate) watching: BTreeSet<&'static str>,
+    /// Those of [`name::CODE_EXITS`] that are.
+    pub(crate) exits: BTreeSet<&'static str>,
     pub(crate) state: State,
     /// Labels and their handles, as `HANDLES` holds them.
     pub(crate) handles: BTreeMap<Label, u32>,
@@ -65,7 +69,7 @@ pub struct InForce {
 }
 
 /// Maps that live in pins.
-pub(crate) const PINNED: [&str; 32] = [
+pub(crate) const PINNED: [&str; 33] = [
     name::CONFIG,
     name::GENERATIONS,
     name::PEERS,
@@ -85,6 +89,7 @@ pub(crate) const PINNED: [&str; 32] = [
     name::BINARIES,
     name::VOUCHERS,
     name::CHAINS,
+    name::ENTERING,
     name::GATE,
     name::DOOMED,
     name::SOCKETS,
@@ -156,6 +161,8 @@ impl Datapath {
             bpf,
             origin,
             no_lsm: Some("nothing is attached".to_owned()),
+            watching: BTreeSet::new(),
+            exits: BTreeSet::new(),
             state,
             handles: BTreeMap::new(),
             hook: TcHook::probe(),
@@ -218,7 +225,8 @@ impl Datapath {
         config.abi = ABI_VERSION;
         config.snid = self.options.snid;
         config.doi = self.options.doi;
-        config.flags = if self.options.observe { config_flag::OBSERVE } else { 0 };
+        config.flags &= config_flag::LSM;
+        config.flags |= if self.options.observe { config_flag::OBSERVE } else { 0 };
         config.pass_ethertypes = [0; PASS_ETHERTYPES];
         for (place, kind) in config.pass_ethertypes.iter_mut().zip(&self.options.pass_ethertypes) {
             *place = *kind;

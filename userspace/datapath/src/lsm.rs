@@ -3,8 +3,10 @@
 use std::fs;
 
 use aya::programs::links::FdLink;
-use aya::programs::{Lsm, ProgramError};
-use sigil_common::abi::name::{BEHIND_LSM, LSM_HOOKS, Tracepoint};
+use aya::programs::{FExit, Lsm, ProgramError};
+use sigil_common::abi::config_flag::LSM;
+use sigil_common::abi::generation_flag;
+use sigil_common::abi::name::{BEHIND_LSM, CODE_EXITS, CODE_HOOKS, LSM_HOOKS, Tracepoint};
 
 use crate::attach::{load_once, program, unpin};
 use crate::error::{Error, errno};
@@ -13,6 +15,15 @@ use crate::options::Backend;
 
 /// The kernel's security modules, those that are in force.
 const MODULES: &str = "/sys/kernel/security/lsm";
+
+/// What `personality(2)` comes to: [`CODE_EXITS`], in their order.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const PERSONALITY: [&str; 2] = ["__x64_sys_personality", "__ia32_sys_personality"];
+#[cfg(target_arch = "aarch64")]
+pub(crate) const PERSONALITY: [&str; 2] =
+    ["__arm64_sys_arm64_personality", "__arm64_sys_personality"];
+/// The first of them.
+const PERSONA: &str = CODE_EXITS[0];
 
 /// Whether the kernel asks LSM programs at all. It loads and attaches them even where it does not.
 ///
@@ -38,9 +49,16 @@ impl Datapath {
     }
 
     /// The programs at LSM hooks that are to be attached.
-    pub(crate) fn hooks(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let there = self.no_lsm.is_none();
-        LSM_HOOKS.iter().filter(move |_| there).map(|hook| hook.program)
+    pub(crate) fn hooks(&self) -> Result<Vec<&'static str>, Error> {
+        if self.no_lsm.is_some() {
+            return Ok(Vec::new());
+        }
+        let mut hooks: Vec<_> = LSM_HOOKS.iter().map(|hook| hook.program).collect();
+        if self.demands_code()? {
+            hooks.extend(CODE_HOOKS.iter().map(|hook| hook.program));
+            hooks.extend(self.exits.iter());
+        }
+        Ok(hooks)
     }
 
     /// Attaches the LSM programs, or sees to it that there are none.
@@ -57,12 +75,16 @@ impl Datapath {
         let attached = LSM_HOOKS.iter().filter(|hook| dir.join(hook.program).exists()).count();
         if attached == LSM_HOOKS.len() && self.origin == Origin::Adopted {
             self.no_lsm = None;
-            return Ok(());
+            self.attach_hooks()?;
+            return self.keep_code(true);
         }
         let outcome =
             in_force().map_err(|why| Error::Lsm { why }).and_then(|()| self.attach_hooks());
         self.no_lsm = match outcome {
-            Ok(()) => None,
+            Ok(()) => {
+                self.keep_code(true)?;
+                None
+            }
             // What is enforced is not loosened by a new agent.
             Err(error) if self.options.backend == Backend::Lsm || attached != 0 => {
                 return Err(error);
@@ -76,30 +98,88 @@ impl Datapath {
     }
 
     /// Takes away what only sees what LSM programs refuse: every call pays for it.
-    pub(crate) fn thin_out(&self) -> Result<(), Error> {
+    pub(crate) fn thin_out(&mut self) -> Result<(), Error> {
+        if self.no_lsm.is_some() {
+            return Ok(());
+        }
         let dir = links(&self.options);
-        let there = self.no_lsm.is_none();
-        BEHIND_LSM.iter().filter(|_| there).try_for_each(|program| unpin(&dir.join(program)))
+        self.watching.retain(|program| !BEHIND_LSM.contains(program));
+        BEHIND_LSM.iter().try_for_each(|program| unpin(&dir.join(program)))
     }
 
     pub(crate) fn attach_hooks(&mut self) -> Result<(), Error> {
-        let btf = aya::Btf::from_sys_fs()
-            .map_err(|_| Error::Feature { feature: "BTF", remedy: "boot a kernel with BTF" })?;
-        for Tracepoint { program: name, point, .. } in LSM_HOOKS {
-            self.attach_process(name, |bpf, name| {
-                let program: &mut Lsm = program(bpf, name)?;
-                load_once(name, program.fd().is_ok(), || program.load(point, &btf))?;
+        let btf = kernel_types()?;
+        for hook in &LSM_HOOKS {
+            self.attach_hook(hook, &btf)?;
+        }
+        if self.demands_code()? { self.attach_code_hooks() } else { self.remove_code_hooks() }
+    }
+
+    fn attach_hook(&mut self, hook: &Tracepoint, btf: &aya::Btf) -> Result<(), Error> {
+        self.attach_process(hook.program, |bpf, name| {
+            let program: &mut Lsm = program(bpf, name)?;
+            load_once(name, program.fd().is_ok(), || program.load(hook.point, btf))?;
+            let id = program.attach().map_err(Error::program(name))?;
+            program.take_link(id).map(FdLink::from).map_err(Error::program(name))
+        })
+    }
+
+    /// Attaches what sees memory become code.
+    pub(crate) fn attach_code_hooks(&mut self) -> Result<(), Error> {
+        let btf = kernel_types()?;
+        for hook in &CODE_HOOKS {
+            self.attach_hook(hook, &btf)?;
+        }
+        for (name, call) in CODE_EXITS.into_iter().zip(PERSONALITY) {
+            let attached = self.attach_process(name, |bpf, name| {
+                let program: &mut FExit = program(bpf, name)?;
+                load_once(name, program.fd().is_ok(), || program.load(call, &btf))?;
                 let id = program.attach().map_err(Error::program(name))?;
                 program.take_link(id).map(FdLink::from).map_err(Error::program(name))
-            })?;
+            });
+            match attached {
+                // A kernel without 32-bit calls.
+                Err(Error::Program { source, .. })
+                    if name != PERSONA && matches!(*source, ProgramError::Btf(_)) => {}
+                outcome => {
+                    outcome?;
+                    self.exits.insert(name);
+                }
+            }
         }
         Ok(())
     }
 
+    /// Takes it away: nobody demands signed code.
+    pub(crate) fn remove_code_hooks(&mut self) -> Result<(), Error> {
+        let dir = links(&self.options);
+        self.exits.clear();
+        let hooks = CODE_HOOKS.iter().map(|hook| hook.program).chain(CODE_EXITS);
+        hooks.map(|program| dir.join(program)).try_for_each(|pin| unpin(&pin))
+    }
+
+    fn demands_code(&self) -> Result<bool, Error> {
+        Ok(self.generation()?.flags & generation_flag::SIGNED_CODE != 0)
+    }
+
+    /// Tells the other programs whether memory that becomes code is seen.
+    pub(crate) fn keep_code(&mut self, kept: bool) -> Result<(), Error> {
+        let mut config = self.config()?;
+        config.flags = if kept { config.flags | LSM } else { config.flags & !LSM };
+        self.set_config(config)
+    }
+
     fn remove_lsm(&mut self) -> Result<(), Error> {
+        self.keep_code(false)?;
+        self.remove_code_hooks()?;
         let dir = links(&self.options);
         LSM_HOOKS.iter().try_for_each(|hook| unpin(&dir.join(hook.program)))
     }
+}
+
+fn kernel_types() -> Result<aya::Btf, Error> {
+    aya::Btf::from_sys_fs()
+        .map_err(|_| Error::Feature { feature: "BTF", remedy: "boot a kernel with BTF" })
 }
 
 /// In one line, without the verifier's log.

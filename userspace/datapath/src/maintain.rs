@@ -6,7 +6,6 @@
 
 use std::path::Path;
 
-use sigil_common::abi::name::TRACEPOINTS;
 use sigil_common::abi::{generation_flag, name};
 
 use crate::attach::{Attached, LOOPBACK, ON_LOOPBACK, SOCKETS, TcHook, unpin};
@@ -171,12 +170,10 @@ impl Datapath {
         }
         let dir = links(&self.options);
         let sockets = gone(&dir, SOCKETS, true)?;
-        let tasks = TRACEPOINTS.iter().filter(|point| !point.optional).map(|point| point.program);
-        let tasks = gone(&dir, tasks, false)?;
-        let hooks = gone(&dir, self.hooks(), false)?;
+        let tasks = gone(&dir, self.watching.iter().copied(), false)?;
+        let hooks = gone(&dir, self.hooks()?, false)?;
         if !tasks.is_empty() {
-            self.attach_tasks()?;
-            self.thin_out()?;
+            self.attach_tasks(|program| tasks.contains(&program))?;
         }
         if !sockets.is_empty() {
             self.attach_sockets()?;

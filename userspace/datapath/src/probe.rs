@@ -9,6 +9,7 @@ use sigil_common::abi::name;
 
 use crate::error::Error;
 use crate::load::Datapath;
+use crate::lsm::PERSONALITY;
 use crate::options::Backend;
 
 /// What a program did with a packet.
@@ -51,7 +52,7 @@ impl Datapath {
         let names: Vec<_> = self.bpf.programs().map(|(name, _)| name.to_owned()).collect();
         let lsm = self.options.backend == Backend::Lsm;
         for name in names {
-            if !lsm && name::LSM_HOOKS.iter().any(|hook| hook.program == name) {
+            if !lsm && of_lsm(&name) {
                 continue;
             }
             let program =
@@ -111,7 +112,17 @@ impl Datapath {
 }
 
 fn optional(called: &str) -> bool {
-    name::TRACEPOINTS.iter().any(|at| at.program == called && at.optional)
+    let last = name::CODE_EXITS.last().is_some_and(|last| *last == called);
+    last || name::TRACEPOINTS.iter().any(|at| at.program == called && at.optional)
+}
+
+/// Whether only kernels that run LSM programs take it.
+fn of_lsm(called: &str) -> bool {
+    hook(called).is_some() || name::CODE_EXITS.contains(&called)
+}
+
+fn hook(called: &str) -> Option<&'static name::Tracepoint> {
+    name::LSM_HOOKS.iter().chain(&name::CODE_HOOKS).find(|hook| hook.program == called)
 }
 
 fn load(
@@ -147,8 +158,12 @@ fn load(
             program.info()
         }
         Program::Lsm(program) => {
-            let hook = name::LSM_HOOKS.iter().find(|at| at.program == called);
-            program.load(hook.map_or(called, |at| at.point), btf)?;
+            program.load(hook(called).map_or(called, |at| at.point), btf)?;
+            program.info()
+        }
+        Program::FExit(program) => {
+            let call = name::CODE_EXITS.iter().zip(PERSONALITY).find(|(name, _)| **name == called);
+            program.load(call.map_or(called, |(_, call)| call), btf)?;
             program.info()
         }
         _ => Err(aya::programs::ProgramError::UnexpectedProgramType),

@@ -299,5 +299,13 @@ pub(crate) fn offsets(btf: &Btf) -> Option<Offsets> {
         sock_user_data: btf.offset("sock", "sk_user_data")?,
         tcp_ulp: btf.offset("inet_connection_sock", "icsk_ulp_ops")?,
         task_flags: btf.offset("task_struct", "flags")?,
+        binprm_mm: btf.offset("linux_binprm", "mm")?,
+        task_mm: btf.offset("task_struct", "mm")?,
+        task_personality: btf.offset("task_struct", "personality")?,
+        vma_file: btf.offset("vm_area_struct", "vm_file")?,
+        vma_anon: btf.offset("vm_area_struct", "anon_vma")?,
+        file_mode: btf.offset("file", "f_mode")?,
+        file_dentry: btf.offset("file", "f_path")? + btf.offset("path", "dentry")?,
+        dentry_name: btf.offset("dentry", "d_name")? + btf.offset("qstr", "name")?,
     })
 }

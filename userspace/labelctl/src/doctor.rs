@@ -40,11 +40,14 @@ struct Report {
     backend: &'static str,
     /// What the agent has in force, where one runs, and why.
     in_force: Option<String>,
+    /// What is not as the agent's policy wants it.
+    problems: Vec<String>,
 }
 
 pub(crate) fn run(_args: &Args, global: &Global) -> Result<Answer> {
     let mut report = examine(Path::new("/"))?;
     if let Ok(Reply::Status(status)) = ask(&global.socket, &Request::Status) {
+        report.problems = status.problems;
         let why = &status.without_lsm;
         report.in_force =
             Some(if why.is_empty() { status.backend } else { format!("fanotify: {why}") });
@@ -70,6 +73,9 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{:<9}{}", "backend", report.backend)?;
     if let Some(in_force) = &report.in_force {
         writeln!(out, "{:<9}{in_force}", "in force")?;
+    }
+    for problem in &report.problems {
+        writeln!(out, "{:<9}{problem}", "problem")?;
     }
     Ok(())
 }
@@ -97,6 +103,7 @@ fn examine(root: &Path) -> Result<Report> {
             (true, false) => "fanotify",
         },
         in_force: None,
+        problems: Vec::new(),
     })
 }
 
@@ -161,7 +168,7 @@ fn useful_of(root: &Path, known: &BTreeSet<&[u8]>, lsm: Result<(), String>) -> V
             there: lsm.is_ok(),
             needed: false,
             costs: "forks are killed and not refused, zones may trace and signal each other, a passed \
-                    socket carries a first write",
+                    socket carries a first write, zones that demand signed code run nothing",
             remedy: lsm.err().unwrap_or_default(),
         },
         useful(

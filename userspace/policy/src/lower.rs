@@ -9,10 +9,11 @@ mod relations;
 
 use std::collections::BTreeMap;
 
+use sigil_common::abi::policy::demand::SIGNED_CODE;
 use sigil_common::abi::policy::process::{EXECVE, FORK};
 use sigil_common::label::KERNEL_SCID;
 
-use crate::model::{ANY, KERNEL, Node, Policy, Protection, Rule, Signer};
+use crate::model::{ANY, KERNEL, Node, Policy, Protection, Rule, Signer, Zone};
 use crate::permission::Class;
 use crate::rules::{
     NodeEntry, NodeRules, PerimeterEntry, PortKey, ProcessEntry, RelabelEntry, SignerEntry,
@@ -71,19 +72,21 @@ impl Policy {
             verdicts: relations.verdicts,
             ports: self.port_entries(),
             perimeter: self.perimeter_entries(),
-            sockets: self.local_entries(node, Class::Socket, |cell| {
+            sockets: self.local_entries(node, Class::Socket, |_, cell| {
                 let (allow, alarm) = cell.masks();
                 (allow | alarm != 0).then_some(SocketEntry { allow, alarm })
             }),
             governs_processes: self.rules.iter().any(|rule| rule.class == Class::Process),
-            processes: self.local_entries(node, Class::Process, |cell| {
+            processes: self.local_entries(node, Class::Process, |scid, cell| {
                 let (allow, alarm) = cell.masks();
                 let (fork_line, execve_line) = (cell.line(FORK), cell.line(EXECVE));
-                (allow | alarm | fork_line | execve_line != 0).then_some(ProcessEntry {
+                let demand = self.zone(scid).map_or(0, demand);
+                (allow | alarm | fork_line | execve_line | demand != 0).then_some(ProcessEntry {
                     allow,
                     alarm,
                     fork_line,
                     execve_line,
+                    demand,
                 })
             }),
             transitions: self.transition_entries(snid)?,
@@ -101,7 +104,7 @@ impl Policy {
             name: name.to_owned(),
             protection: self.protection(scid, scid).number(),
         };
-        let own = |zone: &crate::Zone| ZoneEntry {
+        let own = |zone: &Zone| ZoneEntry {
             protection: zone.protection.number(),
             ..entry(zone.scid, &zone.name)
         };
@@ -150,7 +153,7 @@ impl Policy {
         &self,
         node: &Node,
         class: Class,
-        entry: impl Fn(&LocalCell) -> Option<E>,
+        entry: impl Fn(u32, &LocalCell) -> Option<E>,
     ) -> Vec<(u32, E)> {
         let mine = |rule: &&Rule| rule.class == class && is(rule.source.snid, node.snid);
         let mut patterns: BTreeMap<u32, LocalCell> = BTreeMap::new();
@@ -164,7 +167,7 @@ impl Policy {
                 if let Some(any) = patterns.get(&ANY).filter(|_| self.zone(scid).is_some()) {
                     cell.merge(any);
                 }
-                entry(&cell).map(|entry| (scid, entry))
+                entry(scid, &cell).map(|entry| (scid, entry))
             })
             .collect()
     }
@@ -229,6 +232,11 @@ impl Policy {
         }
         Ok(entries.into_iter().collect())
     }
+}
+
+/// What a zone asks of its processes.
+fn demand(zone: &Zone) -> u32 {
+    if zone.signed_code { SIGNED_CODE } else { 0 }
 }
 
 /// ICMP's number in the IP header.

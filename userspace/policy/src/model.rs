@@ -76,6 +76,10 @@ pub struct Zone {
     pub name: String,
     /// What packets of its members need.
     pub protection: Protection,
+    /// Whether all code that its processes run must be signed.
+    pub signed_code: bool,
+    /// The element's start tag.
+    pub span: Span,
 }
 
 /// How packets are protected; a stronger one compares greater.

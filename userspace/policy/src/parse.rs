@@ -78,7 +78,7 @@ const SHAPES: &[Shape] = &[
     Shape {
         kind: Kind::Zone,
         name: "zone",
-        children: &[("ScID", 1, 1), ("name", 0, 1), ("protection", 0, 1)],
+        children: &[("ScID", 1, 1), ("name", 0, 1), ("protection", 0, 1), ("code", 0, 1)],
     },
     Shape { kind: Kind::Pair, name: "pair", children: &[("ScID", 2, 2), ("protection", 1, 1)] },
     Shape {

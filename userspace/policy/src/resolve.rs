@@ -150,10 +150,12 @@ impl<'d> Resolver<'_, '_, 'd> {
             let scid = self.zones.declare("ScID", scid, self.found);
             self.zones.name("zone", element.one("name"), scid, self.found);
             let protection = element.one("protection").map(|text| self.protection(text));
+            let signed_code = element.one("code").is_some_and(|text| self.signed_code(text));
             let Some(scid) = scid else { continue };
             let name =
                 element.one("name").map_or_else(|| scid.to_string(), |name| name.text.to_owned());
-            policy.zones.push(Zone { scid, name, protection: protection.unwrap_or_default() });
+            let protection = protection.unwrap_or_default();
+            policy.zones.push(Zone { scid, name, protection, signed_code, span: element.span });
         }
         policy.zones.sort_by_key(|zone| zone.scid);
         if self.zones.names.contains_key(KERNEL) {

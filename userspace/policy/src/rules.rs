@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
+use sigil_common::abi::policy::demand::SIGNED_CODE;
 use sigil_common::abi::process;
 use sigil_common::label::Label;
 
@@ -102,6 +103,18 @@ pub struct UnsignedEntry {
 }
 
 impl NodeRules {
+    /// The zones whose processes run signed code alone.
+    pub fn signed_code_zones(&self) -> impl Iterator<Item = u32> {
+        let strict = self.processes.iter().filter(|(_, of)| of.demand & SIGNED_CODE != 0);
+        strict.map(|(scid, _)| *scid)
+    }
+
+    /// Whether there are any.
+    #[must_use]
+    pub fn demands_signed_code(&self) -> bool {
+        self.signed_code_zones().next().is_some()
+    }
+
     /// Where execs lead: the ScID after them, 0 where they are refused. A binary of 0 is a file that
     /// nobody vouches for.
     #[must_use]
@@ -216,6 +229,8 @@ pub struct ProcessEntry {
     pub fork_line: u32,
     /// The line of the rule that decided EXECVE; 0 for none.
     pub execve_line: u32,
+    /// `sigil_common::abi::policy::demand` bits.
+    pub demand: u32,
 }
 
 /// The key of [`NodeRules::transitions`].

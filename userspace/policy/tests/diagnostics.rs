@@ -202,6 +202,8 @@ fn rules_together() {
   <unsigned><parentScID> web </parentScID><binaryScID> db </binaryScID></unsigned>
   <unsigned><parentScID> 2 </parentScID><deny> EXECVE </deny></unsigned>
   <unsigned><deny> FORK, EXECVE </deny></unsigned>".to_owned()),
+        ("code", "  <zone><ScID> 77 </ScID><code> signed </code></zone>
+  <zone><ScID> 78 </ScID><code> unsigned </code></zone>".to_owned()),
         ("unsigned_without_signer", "  <unsigned><deny> EXECVE </deny></unsigned>".to_owned()),
         ("unsigned_not_said", format!("  <signer><name> ci </name><key> {KEY} </key><ScID> * </ScID></signer>
   <unsigned><parentScID> web </parentScID><deny> EXECVE </deny></unsigned>")),

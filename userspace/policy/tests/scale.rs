@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use sigil_policy::{Class, Node, Pattern, Policy, Protection, Rule, Zone, compile};
+use sigil_policy::{Class, Node, Pattern, Policy, Protection, Rule, Span, Zone, compile};
 
 const RULES: u32 = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
 /// Several times what the development machine needs, so that only a change of order fails.
@@ -17,7 +17,13 @@ fn policy(nodes: u32, zones: u32) -> Policy {
         kernel_scid: u32::MAX,
         default_scid: 0,
     };
-    let zone = |scid: u32| Zone { scid, name: scid.to_string(), protection: Protection::default() };
+    let zone = |scid: u32| Zone {
+        scid,
+        name: scid.to_string(),
+        protection: Protection::default(),
+        signed_code: false,
+        span: Span::default(),
+    };
     Policy {
         cluster: "scale".to_owned(),
         serial: 1,
@@ -37,7 +43,7 @@ fn allow(line: u32, source: (u32, u32), target: (u32, u32)) -> Rule {
         deny: 0,
         alarm: 0,
         line,
-        span: sigil_policy::Span::default(),
+        span: Span::default(),
     }
 }
 

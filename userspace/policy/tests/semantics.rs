@@ -166,6 +166,24 @@ fn sockets_change_hands_one_way_and_between_named_zones() {
 }
 
 #[test]
+fn a_zone_demands_signed_code_with_and_without_rules_of_its_own() {
+    let zones = "<zone><ScID>30</ScID><code> signed </code></zone><zone><ScID>40</ScID><code>any</code></zone>";
+    let demands = |rules: &str| {
+        let rules = policy(&format!("{zones}{rules}")).rules_for(1).unwrap();
+        let strict: Vec<_> = rules.signed_code_zones().collect();
+        (strict, rules.governs_processes)
+    };
+    assert_eq!(demands(""), (vec![30], false));
+    assert_eq!(demands(&rule("PROCESS", "* *", "<allow>FORK</allow>")), (vec![30], true));
+    assert!(!policy("").rules_for(1).unwrap().demands_signed_code());
+    // The demand grants nothing.
+    let rules = policy(&format!("{zones}{}", rule("PROCESS", "* 10", "<allow>FORK</allow>")));
+    let rules = rules.rules_for(1).unwrap();
+    let vault = rules.processes.iter().find(|(scid, _)| *scid == 30).unwrap();
+    assert_eq!((vault.1.allow, vault.1.alarm), (0, 0));
+}
+
+#[test]
 fn what_unsigned_files_count_as() {
     let silent = policy("");
     assert_eq!(silent.unsigned_for(10), None);

@@ -80,7 +80,7 @@ fn of_node(snid: u32, alarm: &NodeAlarm) -> Alarm {
     };
     let kind = match alarm.kind.as_str() {
         kind @ ("drop" | "rule" | "keys-refused" | "node-problem" | "guarded-again"
-        | "tampered") => kind,
+        | "tampered" | "revoked") => kind,
         _ => "other",
     };
     Alarm {

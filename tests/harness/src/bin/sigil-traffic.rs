@@ -8,6 +8,7 @@
 //!     sigil-traffic storm ADDRESS:PORT SECONDS
 //!     sigil-traffic ring …                see [`sigil_harness::ring::ring`]
 //!     sigil-traffic try …                 see [`sigil_harness::attempt::attempt`]
+//!     sigil-traffic code SIGNED UNSIGNED  see [`sigil_harness::code::code`]
 
 use anyhow::{Context, Result, bail};
 use sigil_harness::attempt::attempt;
@@ -49,6 +50,7 @@ fn main() -> Result<()> {
             println!("{}", sigil_harness::ring::ring(rest)?);
             return Ok(());
         }
+        ["code", signed, unsigned] => return sigil_harness::code::code(signed, unsigned),
         ["try", ref rest @ ..] => {
             println!("{}", attempt(rest)?);
             return Ok(());

@@ -11,6 +11,7 @@
 
 mod chain;
 mod file;
+mod libraries;
 mod rules;
 mod vouchers;
 
@@ -28,17 +29,23 @@ use nix::sys::fanotify::{
     Response,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sigil_binary::{Evicted, Judgement, Verdicts};
+use rustix::time::ClockId;
+use sigil_binary::{Evicted, Judgement, Unsigned, Verdicts};
 use sigil_common::abi::binary::BinaryKey;
+use sigil_common::abi::event::Doom;
 use sigil_common::abi::process::{Binary, Task, binary_flag};
 use sigil_datapath::{Execs, Tasks};
 use tokio::sync::{oneshot, watch};
+
+use crate::feed::Teller;
+use crate::report;
 
 pub(crate) use rules::ExecRules;
 
 use chain::{Asked, Chains, Role, Tell};
 use file::{Facts, interpreter_names, tgid_of};
-use vouchers::Vouchers;
+use libraries::Libraries;
+use vouchers::{Vouchers, nanoseconds};
 
 /// Files that are remembered; fits the kernel's map.
 const FILES: usize = 32_768;
@@ -58,6 +65,9 @@ pub(crate) struct Gate {
     interpreters: BTreeSet<String>,
     /// What the kernel's map did not let go of yet: until it does, these files stay as they are.
     stuck: Vec<Evicted>,
+    libraries: Libraries,
+    /// None before it answers.
+    teller: Option<Teller>,
 }
 
 impl std::fmt::Debug for Gate {
@@ -71,6 +81,7 @@ impl Gate {
         execs: Execs,
         tasks: Arc<Tasks>,
         rules: watch::Receiver<Arc<ExecRules>>,
+        libraries: &[PathBuf],
     ) -> Result<Self> {
         let trust = rules.borrow().trust.clone();
         Ok(Self {
@@ -83,6 +94,8 @@ impl Gate {
             chains: Chains::default(),
             interpreters: BTreeSet::new(),
             stuck: Vec::new(),
+            libraries: Libraries::new(libraries),
+            teller: None,
         })
     }
 
@@ -90,7 +103,10 @@ impl Gate {
     pub(crate) fn label_of_running(&mut self, program: &File) -> Task {
         let binary = self.judge(program).map_or_else(Binary::default, |(_, binary)| binary);
         // As if somebody without a zone had just started it.
-        let scid = self.rules.borrow().exec(0, binary.scid).unwrap_or(0);
+        let rules = self.rules.borrow();
+        // Nobody saw what it has mapped since: where that matters it is not let in.
+        let may = |scid: &u32| !rules.demands_signed_code(*scid);
+        let scid = rules.exec(0, binary.scid).ok().filter(may).unwrap_or(0);
         Task::vouched(scid, if scid == 0 { 0 } else { binary.voucher })
     }
 
@@ -125,9 +141,10 @@ impl Gate {
     /// Answers on a thread of its own, as long as the agent lives. Should that fail, the error comes out
     /// of the receiver, and the gate stands open. None where nothing is guarded: then the labels of
     /// processes are still taken back.
-    pub(crate) fn start(mut self) -> Result<Option<oneshot::Receiver<Error>>> {
+    pub(crate) fn start(mut self, teller: Teller) -> Result<Option<oneshot::Receiver<Error>>> {
         // What an agent before this one found out, it may have found out by other rules.
         self.execs.forget_all()?;
+        self.teller = Some(teller);
         self.end_revoked();
         let Some(group) = self.group.take() else {
             tokio::spawn(async move {
@@ -153,8 +170,12 @@ impl Gate {
     fn run(&mut self, group: &Fanotify) -> Result<()> {
         let thread = rustix::thread::gettid().as_raw_nonzero().get();
         self.execs.guard(thread.unsigned_abs())?;
+        self.libraries.demand(self.rules.borrow().needs_libraries());
         loop {
-            let mut polled = [PollFd::from_borrowed_fd(group.as_fd(), PollFlags::IN)];
+            let changes = self.libraries.changes();
+            let polled = [Some(group.as_fd()), changes].into_iter().flatten();
+            let mut polled: Vec<_> =
+                polled.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
             match poll(&mut polled, Some(&SWEEP)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error).context("the exec gate"),
@@ -171,7 +192,11 @@ impl Gate {
                 let _evicted = self.verdicts.replace(trust);
                 self.flush(group)?;
                 self.end_revoked();
+                self.libraries.demand(self.rules.borrow().needs_libraries());
             }
+            self.libraries.again();
+            self.libraries.changed();
+            self.judge_libraries()?;
             match group.read_events() {
                 Ok(events) => {
                     for event in events {
@@ -183,6 +208,23 @@ impl Gate {
                 Err(error) => tracing::warn!("an exec could not be judged: {error}"),
             }
         }
+    }
+
+    /// Judges the files that may be libraries. Who wants to execute a program waits meanwhile: it could
+    /// not start without them.
+    fn judge_libraries(&mut self) -> Result<()> {
+        while let Some((file, turn)) = self.libraries.next() {
+            let (judged, busy) = self.judge_now(&file);
+            if busy {
+                self.libraries.later(turn);
+            }
+            if let Some((key, binary)) = judged.filter(|(_, of)| of.flags & binary_flag::CODE != 0)
+                && !self.execs.remember(key, binary)?
+            {
+                tracing::error!("no room for all libraries: some count as unsigned");
+            }
+        }
+        Ok(())
     }
 
     fn event(&mut self, group: &Fanotify, event: &FanotifyEvent) -> Result<()> {
@@ -268,6 +310,11 @@ impl Gate {
 
     /// What a file is, and which state of it that is true of.
     fn judge(&mut self, file: &File) -> Option<(BinaryKey, Binary)> {
+        self.judge_now(file).0
+    }
+
+    /// The same, and whether it is unsigned only because somebody may be writing to it.
+    fn judge_now(&mut self, file: &File) -> (Option<(BinaryKey, Binary)>, bool) {
         let Judgement { key, verdict, evicted, .. } = self.verdicts.judge(file);
         // What is not known is unsigned. The others are tried again with the next sweep.
         let held = evicted.into_iter().filter(|one| self.execs.forget(&one.key).is_err());
@@ -277,14 +324,30 @@ impl Gate {
             Some((verified.scid, voucher))
         });
         let (scid, voucher) = signed.unwrap_or_default();
-        let trusted = verdict.is_ok() || Facts::of(file).roots_alone;
-        let flags = if trusted { binary_flag::INTERPRETER } else { 0 };
-        key.map(|key| (key, Binary { scid, flags, voucher }))
+        let roots_alone = Facts::of(file).roots_alone;
+        let mut flags = 0;
+        if verdict.is_ok() || roots_alone {
+            flags |= binary_flag::INTERPRETER;
+        }
+        // What is mapped changes with its file: a program that runs cannot be written, a library can.
+        if scid != 0 && roots_alone {
+            flags |= binary_flag::CODE;
+        }
+        let busy = matches!(verdict, Err(Unsigned::Busy | Unsigned::Changed));
+        (key.map(|key| (key, Binary { scid, flags, voucher })), busy)
     }
 
     /// Ends the processes whose labels come from signatures that are revoked.
     fn end_revoked(&self) {
-        self.vouchers.end_revoked(&self.rules.borrow().trust, &self.tasks);
+        let tell = |doom: &Doom, comm: &str, scid| {
+            let Some(teller) = &self.teller else { return };
+            let now = nanoseconds(ClockId::Monotonic);
+            let event = report::revoked(now, doom.pid, comm, scid, &teller.names.borrow());
+            if let Err(error) = teller.tell(event) {
+                tracing::error!("{error:#}");
+            }
+        };
+        self.vouchers.end_revoked(&self.rules.borrow().trust, &self.tasks, tell);
     }
 
     fn forget(&mut self, group: &Fanotify, keys: &[BinaryKey]) -> Result<()> {
@@ -300,6 +363,7 @@ impl Gate {
     /// Everything is asked for again.
     fn flush(&mut self, group: &Fanotify) -> Result<()> {
         self.execs.forget_all()?;
+        self.libraries.all();
         self.forget_marks(group)
     }
 

@@ -1,11 +1,11 @@
 //! The rules about fork and exec, for the gate's answers: the kernel's programs decide alike.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sigil_binary::Trust;
 use sigil_common::abi::process::{ProcessRule, TransitionKey};
 use sigil_common::decide::Refusal;
-use sigil_common::decide::process::{Exec, exec};
+use sigil_common::decide::process::{Exec, code, exec};
 use sigil_policy::NodeRules;
 
 /// What the policy in force says of this node's processes.
@@ -18,15 +18,20 @@ pub(crate) struct ExecRules {
     zones: Vec<u32>,
     processes: BTreeMap<u32, ProcessRule>,
     transitions: BTreeMap<TransitionKey, u32>,
+    /// The zones whose processes run signed code alone.
+    signed_code: BTreeSet<u32>,
+    /// The node sees all that becomes code.
+    kept: bool,
 }
 
 impl ExecRules {
-    pub(crate) fn of(rules: &NodeRules) -> Self {
+    pub(crate) fn of(rules: &NodeRules, kept: bool) -> Self {
         let process = |entry: &sigil_policy::ProcessEntry| ProcessRule {
             allow: entry.allow,
             alarm: entry.alarm,
             fork_line: entry.fork_line,
             execve_line: entry.execve_line,
+            demand: entry.demand,
         };
         Self {
             trust: Trust::of_rules(rules),
@@ -35,6 +40,8 @@ impl ExecRules {
             zones: rules.zones.iter().map(|zone| zone.scid).collect(),
             processes: rules.processes.iter().map(|(scid, of)| (*scid, process(of))).collect(),
             transitions: rules.execs(),
+            signed_code: rules.signed_code_zones().collect(),
+            kept,
         }
     }
 
@@ -49,7 +56,20 @@ impl ExecRules {
             transition: self.transitions.get(&key).copied().unwrap_or(0),
             governed: self.governed,
         };
-        exec(&facts, self.processes.get(&parent)).map(|(scid, _alarm)| scid)
+        let (scid, _alarm) = exec(&facts, self.processes.get(&parent))?;
+        // What runs a script is asked about where the exec commits.
+        code(self.processes.get(&scid), binary != 0, self.kept)?;
+        Ok(scid)
+    }
+
+    /// Whether a zone's processes run signed code alone.
+    pub(crate) fn demands_signed_code(&self, scid: u32) -> bool {
+        self.signed_code.contains(&scid)
+    }
+
+    /// Whether files matter that are code and no programs.
+    pub(crate) fn needs_libraries(&self) -> bool {
+        self.kept && !self.signed_code.is_empty()
     }
 
     /// Whether nobody is refused a program of `binary`: then nobody needs to be asked for.

@@ -4,6 +4,7 @@
 //! in a map beside the words.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs;
 
 use anyhow::Result;
 use rustix::time::{ClockId, clock_gettime};
@@ -68,8 +69,13 @@ impl Vouchers {
     }
 
     /// Ends the processes whose labels come from signatures that are revoked: what they hold open goes
-    /// with them. Files are not known by these signatures any more.
-    pub(super) fn end_revoked(&self, trust: &Trust, tasks: &Tasks) {
+    /// with them. Files are not known by these signatures any more. Each is told with its name and ScID.
+    pub(super) fn end_revoked(
+        &self,
+        trust: &Trust,
+        tasks: &Tasks,
+        mut tell: impl FnMut(&Doom, &str, u32),
+    ) {
         /// One that forks all the time is found in the next round; born of the doomed, it is doomed.
         const ROUNDS: usize = 64;
         let revoked: BTreeSet<_> = self
@@ -90,7 +96,10 @@ impl Vouchers {
             for (pid, task) in found {
                 if tasks.replace(pid, task, Task::doomed(task.scid())) {
                     let doom = Doom { time_ns: now(), pid, pad: 0 };
-                    kill(&doom, tasks, "the signature that its label comes from is revoked");
+                    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                    if kill(&doom, tasks, "the signature that its label comes from is revoked") {
+                        tell(&doom, comm.trim_end(), task.scid());
+                    }
                 }
             }
         }
@@ -102,7 +111,12 @@ impl Vouchers {
 
 /// Nanoseconds since boot.
 fn now() -> u64 {
-    let time = clock_gettime(ClockId::Boottime);
+    nanoseconds(ClockId::Boottime)
+}
+
+/// A clock's time.
+pub(super) fn nanoseconds(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
     let part = |part: i64| u64::try_from(part).unwrap_or(0);
     part(time.tv_sec).saturating_mul(1_000_000_000).saturating_add(part(time.tv_nsec))
 }

@@ -8,6 +8,7 @@ use crate::model::{ANY, Policy};
 pub(super) fn check(policy: &Policy, found: &mut Findings) {
     revoked_signers(policy, found);
     overruled(policy, found);
+    signed_code_of_nobody(policy, found);
     if policy.signers.is_empty() {
         if let Some(one) = policy.unsigned.first() {
             let message = "no signer is declared, so that every file is unsigned";
@@ -40,6 +41,18 @@ fn revoked_signers(policy: &Policy, found: &mut Findings) {
                 ),
             );
         }
+    }
+}
+
+fn signed_code_of_nobody(policy: &Policy, found: &mut Findings) {
+    let strict = policy.zones.iter().find(|zone| zone.signed_code);
+    if let Some(zone) = strict.filter(|_| policy.signers.is_empty()) {
+        let message = format!(
+            "`{}` demands signed code and no signer is declared: nothing runs there",
+            zone.name
+        );
+        let hint = "declare one: <signer><name> … </name><key> … </key><ScID> * </ScID></signer>";
+        found.push(Diagnostic::warning("dsp::code", zone.span, message).hint(hint));
     }
 }
 

@@ -60,6 +60,20 @@ impl<'d> Resolver<'_, '_, 'd> {
         true
     }
 
+    /// What a zone's `<code>` says.
+    pub(super) fn signed_code(&mut self, text: Text<'d>) -> bool {
+        match text.text {
+            "signed" => true,
+            "any" => false,
+            other => {
+                let message = format!("there is no demand `{}` on code", shown(other));
+                let hint = "there are: any (the default), signed";
+                self.found.push(Diagnostic::error("dsp::code", text.span, message).hint(hint));
+                true
+            }
+        }
+    }
+
     fn signed_scid(&mut self, text: Text<'d>) -> Option<u32> {
         if text.text == "*" { Some(ANY) } else { self.scid(text, Also::Nothing) }
     }

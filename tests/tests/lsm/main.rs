@@ -2,15 +2,21 @@
 //! kernel does not take such programs these tests cannot run: `scripts/test-kernels` runs them where it
 //! does.
 
+mod code;
+mod verity;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sigil_binary::{How, PrivateKey, label};
+use sigil_datapath::Backend;
 use sigil_harness::cluster::Setting;
 use sigil_harness::{Cluster, Node, PATIENCE, Process, Programs};
+use sigil_tests::kernel::Kernel;
 
-const POLICY: &str = include_str!("processes/policy.xml");
+const POLICY: &str = include_str!("../processes/policy.xml");
 const USER: u32 = 10;
 const SECURE: u32 = 20;
 const RIGID: u32 = 30;
@@ -72,6 +78,19 @@ fn python(node: &Node, zone: Option<u32>, program: &str) -> Result<String> {
     let output = zone.map_or_else(|| node.run(&argv), |zone| node.run_zone(zone, &argv))?;
     anyhow::ensure!(output.stderr.is_empty(), "{}", output.stderr);
     Ok(output.stdout.trim().to_owned())
+}
+
+/// Instructions that the verifier may walk, of programs that it takes on such kernels alone.
+#[test]
+#[ignore = "needs a kernel that runs LSM programs"]
+fn every_program_loads_within_its_budget() -> Result<()> {
+    let budgets: toml::Table = toml::from_str(include_str!("../../budgets.toml"))?;
+    let budgets: BTreeMap<String, u32> = budgets["lsm"].clone().try_into()?;
+    let mut kernel = Kernel::with_backend(1, Backend::Lsm)?;
+    kernel.programs.retain(|(program, _)| program.starts_with("lsm_"));
+    let broken = kernel.over(budgets, &["lsm_persona32"]);
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    Ok(())
 }
 
 #[test]
