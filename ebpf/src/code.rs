@@ -1,7 +1,6 @@
 //! Code of zones that demand signed code: which files it may come from. `lsm::code` asks whenever memory
 //! becomes executable, exec when a program starts.
 
-use aya_ebpf::helpers::generated::bpf_get_current_task;
 use sigil_common::{
     abi::{config_flag, process::binary_flag},
     decide::{self, Refusal},
@@ -11,7 +10,7 @@ use crate::{
     exec,
     maps::BINARIES,
     rules::Rules,
-    task::{member, offsets},
+    task::{current_task, member, offsets},
 };
 
 /// Of `personality(2)`: what may be read may be executed, and nobody is asked.
@@ -43,12 +42,4 @@ pub(crate) fn reads_are_executes() -> bool {
     let task = current_task();
     let personality = member::<u32>(task, offsets().task_personality).unwrap_or(READ_IMPLIES_EXEC);
     personality & READ_IMPLIES_EXEC != 0
-}
-
-/// The current thread's `task_struct`.
-#[inline(always)]
-pub(crate) fn current_task() -> *const u8 {
-    // SAFETY: no side effect.
-    let task = unsafe { bpf_get_current_task() };
-    task as *const u8
 }

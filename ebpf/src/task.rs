@@ -58,6 +58,8 @@ static OFFSETS: Offsets = Offsets {
     binprm_mm: 0,
     task_mm: 0,
     task_personality: 0,
+    task_signal: 0,
+    signal_live: 0,
     vma_file: 0,
     vma_anon: 0,
     file_mode: 0,
@@ -128,6 +130,14 @@ pub(crate) fn current_comm() -> Comm {
     // SAFETY: the helper writes at most the size it is given. Without a name, none.
     unsafe { bpf_get_current_comm((&raw mut comm).cast(), size_of::<Comm>() as u32) };
     comm
+}
+
+/// The current thread's `task_struct`.
+#[inline(always)]
+pub(crate) fn current_task() -> *const u8 {
+    // SAFETY: no side effect.
+    let task = unsafe { bpf_get_current_task() };
+    task as *const u8
 }
 
 /// Writes a process's word.
@@ -237,7 +247,8 @@ fn doom(tgid: u32) {
     unsafe { bpf_ringbuf_output(ring, (&raw mut doom).cast(), size_of::<Doom>() as u64, 0) };
 }
 
-/// `sched_process_exit(task)`, of every thread: with the thread that answers execs the gate is open.
+/// `sched_process_exit(task)`, of every thread: with the thread that answers execs the gate is open, and an
+/// exec may end with its process.
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn task_exit(_ctx: BtfTracePointContext) -> i32 {
     let thread = bpf_get_current_pid_tgid() as u32;
@@ -249,5 +260,17 @@ pub fn task_exit(_ctx: BtfTracePointContext) -> i32 {
             }
         }
     }
+    let tgid = current_tgid();
+    // A leader ends within another thread's exec, too, and that goes on.
+    if ENTERING.get_ptr(tgid).is_some() && was_last() {
+        let _ = ENTERING.remove(tgid);
+    }
     0
+}
+
+/// Whether no thread of the current process runs any more.
+#[inline(always)]
+fn was_last() -> bool {
+    let signal = member::<*const u8>(current_task(), offsets().task_signal);
+    signal.and_then(|signal| member::<i32>(signal, offsets().signal_live)) == Ok(0)
 }

@@ -210,6 +210,10 @@ pub struct Offsets {
     pub task_mm: u32,
     /// `task_struct.personality`
     pub task_personality: u32,
+    /// `task_struct.signal`
+    pub task_signal: u32,
+    /// `signal_struct.live`: the process's threads that run.
+    pub signal_live: u32,
     /// `vm_area_struct.vm_file`
     pub vma_file: u32,
     /// `vm_area_struct.anon_vma`
@@ -221,4 +225,4 @@ pub struct Offsets {
     /// `dentry.d_name.name`
     pub dentry_name: u32,
 }
-const _: () = assert!(size_of::<Offsets>() == 116);
+const _: () = assert!(size_of::<Offsets>() == 124);

@@ -15,10 +15,10 @@ use sigil_common::{
 
 use super::{ALLOW, EPERM, refuse};
 use crate::{
-    code::{current_task, is_signed, reads_are_executes},
+    code::{is_signed, reads_are_executes},
     maps::ENTERING,
     rules::Rules,
-    task::{self, member, offsets},
+    task::{self, current_task, member, offsets},
 };
 
 const PROT_WRITE: u64 = 2;

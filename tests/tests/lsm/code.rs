@@ -7,7 +7,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
 use sigil_binary::{How, PrivateKey, find, label};
+use sigil_common::abi::name;
+use sigil_common::abi::process::Entering;
 use sigil_harness::{Cluster, Node, Output, PATIENCE, Programs, binary, until};
 
 use super::{NOBODYS, POLICY, USER, prepared};
@@ -114,7 +117,8 @@ impl Vault {
         let path = self.loader.to_str().context("a path")?;
         ensure!(path.len() < LOADER.len(), "{path} is too long");
         let name = format!("{path:\0<width$}", width = LOADER.len());
-        bytes.splice(at[0]..at[0] + LOADER.len(), name.into_bytes());
+        let at = at.first().copied().unwrap_or_default();
+        bytes.splice(at..at + LOADER.len(), name.into_bytes());
         fs::write(&copy, bytes)?;
         if let Some(scid) = scid {
             label(&copy, scid, 1, Some(&self.key), How::default())?;
@@ -213,6 +217,11 @@ fn a_zone_that_demands_signed_code_runs_no_other() -> Result<()> {
     Ok(())
 }
 
+/// A program with arguments that have it say something.
+fn with<'a>(argv: &[&'a str]) -> Vec<&'a str> {
+    [argv, &["try", "send", "127.0.0.1:9", "1"]].concat()
+}
+
 /// By way of the loader, of an exec, and of the process that was there before.
 #[test]
 #[ignore = "needs a kernel that runs LSM programs"]
@@ -222,8 +231,6 @@ fn no_loader_and_no_exec_brings_unsigned_code_into_the_zone() -> Result<()> {
     let program = attacks.to_str().context("a path")?.to_owned();
     vault.attacks(VAULT, &attacks)?;
     let try_it = |argv: &[&str]| vault.run(VAULT, &[], argv);
-    let hello = ["try", "send", "127.0.0.1:9", "1"];
-    let with = |argv: &[&str]| [argv, &hello].concat();
 
     // Preloaded: the loader says so and goes on without it.
     let preload = format!("LD_PRELOAD={}", vault.at("unsigned.so"));
@@ -269,6 +276,10 @@ fn no_loader_and_no_exec_brings_unsigned_code_into_the_zone() -> Result<()> {
     // From a zone that demands nothing into one that does.
     let output = vault.run(USER, &[], &with(&[&program]))?;
     assert!(!output.stdout.is_empty(), "{output:?}");
+    // Nothing is left of execs that ended with their process.
+    let pin = vault.node()?.bpffs().join("sigil/maps").join(name::ENTERING);
+    let entering: HashMap<_, u32, Entering> = Map::HashMap(MapData::from_pin(pin)?).try_into()?;
+    until("end of all execs", PATIENCE, || Ok((entering.keys().count() == 0).then_some(())))?;
     vault.node()?.stats()?.balanced()
 }
 

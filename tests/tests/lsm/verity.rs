@@ -14,6 +14,8 @@ use sigil_harness::{Cluster, Node, Output};
 use super::{NOBODYS, POLICY, PYTHON, SECURE, STRICT, prepared};
 
 const BLOCK: usize = 4096;
+/// Bytes of a program.
+const WHOLE: usize = 4 << 20;
 
 /// An ext4 file system in a file, on a loop device.
 struct Disk {
@@ -32,13 +34,13 @@ impl Disk {
         let device = done(&node.run(&["losetup", "--find", "--show", path])?)?;
         fs::create_dir(&at)?;
         let disk = Self { image, device, at };
-        let none: Option<&str> = None;
+        let data: Option<&str> = None;
         nix::mount::mount(
             Some(&*disk.device),
             &disk.at,
             Some("ext4"),
             nix::mount::MsFlags::empty(),
-            none,
+            data,
         )?;
         Ok(disk)
     }
@@ -50,16 +52,18 @@ impl Disk {
         Ok(())
     }
 
-    /// Changes a byte of the disk, in the one block that begins so.
+    /// Changes a byte of the disk in each block of this content: files that are gone left theirs.
     fn tamper(&self, block: &[u8]) -> Result<()> {
         let bytes = fs::read(&self.image)?;
         let places = bytes.chunks_exact(BLOCK).enumerate().filter(|(_, of)| *of == block);
         let places: Vec<_> = places.map(|(at, _)| at * BLOCK).collect();
-        ensure!(places.len() == 1, "the block is there {} times", places.len());
+        ensure!(!places.is_empty(), "the block is not on the disk");
         let image = OpenOptions::new().read(true).write(true).open(&self.image)?;
-        let (mut byte, at) = ([0], places[0] as u64 + 100);
-        image.read_exact_at(&mut byte, at)?;
-        image.write_all_at(&[byte[0] ^ 1], at)?;
+        for place in places {
+            let (mut byte, at) = ([0], place as u64 + 100);
+            image.read_exact_at(&mut byte, at)?;
+            image.write_all_at(&[byte[0] ^ 1], at)?;
+        }
         image.sync_all()?;
         self.settle()
     }
@@ -108,7 +112,7 @@ fn a_signed_file_with_fs_verity_is_judged_by_its_digest_and_kept_by_the_kernel()
     let make = |name: &str, mark: u8| -> Result<PathBuf> {
         let path = disk.at.join(name);
         let mut bytes = fs::read(fs::canonicalize("/bin/sh")?)?;
-        bytes.resize(4 << 20, mark);
+        bytes.resize(WHOLE, mark);
         // The padding of `e_ident`.
         bytes[15] = mark;
         fs::write(&path, bytes)?;
@@ -142,13 +146,15 @@ fn a_signed_file_with_fs_verity_is_judged_by_its_digest_and_kept_by_the_kernel()
     };
     // By the kernel's measurement, at first and after all that was known of the file is gone: a new mode
     // moves its change time on. The other file is read whole, each time.
-    const WHOLE: u64 = 4 << 20;
     for mode in [0o755, 0o750] {
         for path in [&kept, &plain] {
             fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         }
         let (by_digest, by_content) = (costs(&kept)?, costs(&plain)?);
-        assert!(by_digest < WHOLE / 8 && by_content >= WHOLE, "{by_digest}, {by_content}");
+        assert!(
+            by_digest < WHOLE as u64 / 8 && by_content >= WHOLE as u64,
+            "{by_digest}, {by_content}"
+        );
     }
 
     // The same content: without fs-verity nobody vouches for it, also with the label; with both it is the
@@ -184,7 +190,8 @@ fn a_signed_file_with_fs_verity_is_judged_by_its_digest_and_kept_by_the_kernel()
 }
 
 fn set_xattr(node: &Node, path: &Path, value: &[u8]) -> Result<()> {
-    let hex = value.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex: Vec<_> = value.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex.concat();
     let program =
         format!("import os\nos.setxattr('{}', '{XATTR}', bytes.fromhex('{hex}'))", path.display());
     done(&node.run(&[PYTHON, "-c", &program])?).map(drop)

@@ -302,6 +302,8 @@ pub(crate) fn offsets(btf: &Btf) -> Option<Offsets> {
         binprm_mm: btf.offset("linux_binprm", "mm")?,
         task_mm: btf.offset("task_struct", "mm")?,
         task_personality: btf.offset("task_struct", "personality")?,
+        task_signal: btf.offset("task_struct", "signal")?,
+        signal_live: btf.offset("signal_struct", "live")?,
         vma_file: btf.offset("vm_area_struct", "vm_file")?,
         vma_anon: btf.offset("vm_area_struct", "anon_vma")?,
         file_mode: btf.offset("file", "f_mode")?,
