@@ -21,6 +21,7 @@ pub struct Server {
     process: Option<Process>,
     directory: PathBuf,
     address: SocketAddrV4,
+    made: String,
 }
 
 /// What `labelctl policy status` says of a cluster.
@@ -79,7 +80,7 @@ impl Server {
         // The tables that `init` writes come last, and are replaced.
         let head = text.split("\n[").next().unwrap_or_default();
         std::fs::write(&file, format!("{head}\n{settings}"))?;
-        let mut server = Self { process: None, directory, address };
+        let mut server = Self { process: None, directory, address, made: made.stdout };
         server.resume(node)?;
         Ok(server)
     }
@@ -129,6 +130,12 @@ impl Server {
     #[must_use]
     pub fn stderr(&self) -> String {
         self.process.as_ref().map(Process::stderr).unwrap_or_default()
+    }
+
+    /// What `sigil-server init` printed.
+    #[must_use]
+    pub fn made(&self) -> &str {
+        &self.made
     }
 
     /// Where it listens.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use rcgen::{CertificateParams, KeyPair};
-use sigil_cluster::channel::connect;
-use sigil_cluster::credential::pem;
+use sigil_cluster::channel::{ConnectError, connect};
+use sigil_cluster::credential::{Reserved, pem};
 use sigil_cluster::proto::EnrolRequest;
 use sigil_cluster::proto::enrolment_client::EnrolmentClient;
 use sigil_cluster::{Credential, Identity, Role, Token, tls};
@@ -25,8 +25,13 @@ pub(crate) struct Args {
     token: String,
 }
 
+/// Why a node that enforces may not reach its server without the agent.
+const CUT_OFF: &str =
+    "what this node enforces stays without its agent and drops this: sigild --detach, then join";
+
 /// Joins, and writes the credential.
 pub(crate) fn run(config: &Config, args: Args) -> Result<()> {
+    let enforces = config.options(&[]).is_ok_and(|options| options.is_pinned());
     let Origin::Server(server) = config.origin() else {
         anyhow::bail!(
             "the configuration has no [server]: put one in, in place of `policy` and `keys`"
@@ -38,30 +43,38 @@ pub(crate) fn run(config: &Config, args: Args) -> Result<()> {
         io::stdin().take(1024).read_to_string(&mut text)?;
     }
     let token: Token = text.parse()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let credential = runtime.block_on(join(&args.servers, &token))?;
-    let Ok(Identity { cluster, role: Role::Node(snid) }) = credential.identity() else {
-        anyhow::bail!("the server gave no node's certificate: is it of the same release?");
-    };
-    ensure!(
-        snid == config.snid.get(),
-        "the token was drawn for node {snid}, and this is node {}: correct `snid`",
-        config.snid
-    );
+    // Whatever may fail on this node fails before the token is spent.
     if let Some(directory) = server.credential.parent() {
         std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     }
-    credential.store(&server.credential)?;
+    let room = Reserved::new(&server.credential)
+        .with_context(|| format!("cannot write {}", server.credential.display()))?;
+    let snid = config.snid.get();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let credential = runtime.block_on(join(&args.servers, &token, snid));
+    let credential = credential.map_err(|error| match error.downcast_ref() {
+        Some(ConnectError::Unreachable { .. }) if enforces => error.context(CUT_OFF),
+        _ => error,
+    })?;
+    let identity = credential.identity();
+    let Ok(Identity { cluster, role: Role::Node(given) }) = identity else {
+        anyhow::bail!("the server gave no node's certificate: is it of the same release?");
+    };
+    ensure!(
+        given == snid,
+        "the server gave node {given}'s certificate: is it of the same release?"
+    );
+    credential.fill(room)?;
     writeln!(io::stdout(), "joined cluster {cluster} as node {snid}: start sigild")?;
     Ok(())
 }
 
-async fn join(servers: &[SocketAddr], token: &Token) -> Result<Credential> {
+async fn join(servers: &[SocketAddr], token: &Token, snid: u32) -> Result<Credential> {
     let tls = Arc::new(tls::joining(token)?);
     let connected = connect(servers, 0, tls, None).await?;
     let ca = connected.ca.context("the server showed no CA")?;
     let key = KeyPair::generate()?;
-    let request = EnrolRequest { token: token.secret().to_vec(), csr: request(&key)? };
+    let request = EnrolRequest { token: token.secret().to_vec(), csr: request(&key)?, snid };
     let reply = EnrolmentClient::new(connected.channel).enrol(request).await;
     let reply = reply.map_err(|refusal| anyhow::anyhow!("{}", refusal.message()))?.into_inner();
     Ok(Credential {

@@ -340,8 +340,15 @@ impl Node {
                 self.in_force(rules, applied.generation);
             }
         }
+        let (changes, more) = if dry_run && admitted.changed {
+            self.kept.changes(&admitted.policy, self.status.snid).map_err(failed)?
+        } else {
+            (Vec::new(), 0)
+        };
         Ok(Loaded {
             dry_run,
+            changes,
+            more,
             changed: admitted.changed,
             cluster: rules.cluster.clone(),
             serial: rules.serial,
@@ -356,7 +363,7 @@ impl Node {
         let uptime = self.started.elapsed().as_secs();
         let mut status = Status { uptime, server: self.server(), ..self.status.clone() };
         if let Some(server) = status.server.as_ref().filter(|server| server.address.is_none()) {
-            status.problems.push(server.describe());
+            status.problems.push(server.absence());
         }
         let told = |problem: &&String| !status.problems.contains(problem);
         status.problems.extend(self.unkept.iter().filter(told).cloned().collect::<Vec<_>>());

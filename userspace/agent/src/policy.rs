@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use serde::{Deserialize, Serialize};
-use sigil_policy::{NodeRules, Report, compile};
+use sigil_control::Change;
+use sigil_policy::{NodeRules, Policy, Report, compile, difference};
 
 use crate::config::read_trusted;
 
@@ -39,6 +40,7 @@ pub(crate) struct InForce<'a> {
 /// A document that may be put in force.
 #[derive(Debug)]
 pub(crate) struct Admitted {
+    pub(crate) policy: Policy,
     pub(crate) rules: NodeRules,
     /// The compiler's warnings, for people.
     pub(crate) warnings: String,
@@ -68,7 +70,8 @@ pub(crate) fn admit(
         compile(&document.name, &document.bytes, floor).map_err(|report| render(&report))?;
     let rules =
         compiled.policy.rules_for(snid).map_err(|error| format!("{}: {error}", document.name))?;
-    Ok(Admitted { rules, warnings: render(&compiled.warnings), changed: !same })
+    let (policy, warnings) = (compiled.policy, render(&compiled.warnings));
+    Ok(Admitted { policy, rules, warnings, changed: !same })
 }
 
 /// The serial of a document, if it is any good.
@@ -149,6 +152,15 @@ impl Kept {
             Ok(fs::rename(&next, &path)?)
         };
         written().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// What a new policy gives to a node and takes from it, and how many changes are not listed.
+    pub(crate) fn changes(&self, new: &Policy, snid: u32) -> Result<(Vec<Change>, u64)> {
+        const LISTED: usize = 1000;
+        let old = compile(&self.name, self.bytes(), None).ok().map(|compiled| compiled.policy);
+        let (changes, more) = difference(old.as_ref(), new, Some(snid), LISTED)?;
+        let told = |one: sigil_policy::Change| Change { gained: one.gained, text: one.text };
+        Ok((changes.into_iter().map(told).collect(), more))
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

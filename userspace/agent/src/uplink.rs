@@ -143,7 +143,8 @@ impl Uplink {
         let hello = Hello { version, instance, progress: Some(progress), time: seconds() };
         to.send(message(node_message::Body::Hello(hello))).await?;
         let attached = timeout(SILENCE, client.attach(ReceiverStream::new(from)));
-        let mut stream = attached.await.context("the server does not answer")??.into_inner();
+        let stream = attached.await.context("the server does not answer")?;
+        let mut stream = stream.map_err(|why| refused(&why))?.into_inner();
         tracing::info!(%server, "attached");
 
         let mut pings = interval(PING);
@@ -159,7 +160,7 @@ impl Uplink {
             let ends = self.trial.map(|trial| trial.ends);
             tokio::select! {
                 received = stream.message() => {
-                    let ServerMessage { body } = received?.context("the server hung up")?;
+                    let ServerMessage { body } = received.map_err(|why| refused(&why))?.context("the server hung up")?;
                     heard = Instant::now();
                     match body {
                         Some(server_message::Body::Pong(pong)) => {
@@ -292,7 +293,8 @@ impl Uplink {
         let csr = request(&key)?;
         let mut client = NodesClient::new(channel);
         let renewed = timeout(SILENCE, client.renew(RenewRequest { csr }));
-        let reply = renewed.await.context("the server does not answer")??.into_inner();
+        let reply = renewed.await.context("the server does not answer")?;
+        let reply = reply.map_err(|why| refused(&why))?.into_inner();
         let mut next = self.credential.clone();
         next.certificate = pem(&reply.certificate);
         next.key = key.serialize_pem();
@@ -302,6 +304,11 @@ impl Uplink {
         tracing::info!("certificate renewed");
         Ok(())
     }
+}
+
+/// What the server says, without the protocol's words around it.
+fn refused(why: &tonic::Status) -> anyhow::Error {
+    anyhow::anyhow!("{}", why.message())
 }
 
 fn message(body: node_message::Body) -> NodeMessage {

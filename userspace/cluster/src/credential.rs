@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -101,9 +101,18 @@ impl Credential {
     /// # Errors
     /// [`CredentialError::Io`].
     pub fn store(&self, path: &Path) -> Result<(), CredentialError> {
+        let io = |source| CredentialError::Io { path: path.to_owned(), source };
+        self.fill(Reserved::beside(path).map_err(io)?)
+    }
+
+    /// As [`Credential::store`], where there is room already.
+    ///
+    /// # Errors
+    /// [`CredentialError::Io`].
+    pub fn fill(&self, room: Reserved) -> Result<(), CredentialError> {
         let text = Zeroizing::new(toml::to_string(self).unwrap_or_default());
-        write_secret(path, text.as_bytes())
-            .map_err(|source| CredentialError::Io { path: path.to_owned(), source })
+        let path = room.path.clone();
+        room.fill(text.as_bytes()).map_err(|source| CredentialError::Io { path, source })
     }
 
     /// Whose it is.
@@ -159,19 +168,68 @@ pub fn pem(certificate: &[u8]) -> String {
 /// # Errors
 /// What the system says; what was there before stays then.
 pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    Reserved::beside(path)?.fill(bytes)
+}
+
+/// A place for a file, and room on its disk: taken before what is to be written there costs anything.
+/// Given back on drop.
+#[derive(Debug)]
+pub struct Reserved {
+    path: PathBuf,
+    beside: PathBuf,
+    file: File,
+}
+
+impl Reserved {
+    /// Bytes that are sure to find room.
+    const ROOM: usize = 1 << 14;
+
+    /// Makes a file of mode 0600 beside the one to be.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        if path.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let mut this = Self::beside(path)?;
+        this.file.write_all(&[0; Self::ROOM])?;
+        this.file.sync_all()?;
+        Ok(this)
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+
+    fn beside(path: &Path) -> io::Result<Self> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        Ok(Self { path: path.to_owned(), beside, file })
+    }
+
+    /// Writes the file, synchronises it and renames it into place.
+    ///
+    /// # Errors
+    /// What the system says; what was there before stays then.
+    pub fn fill(mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.rewind()?;
+        self.file.write_all(bytes)?;
+        self.file.set_len(u64::try_from(bytes.len()).map_err(io::Error::other)?)?;
+        self.file.sync_all()?;
+        fs::rename(&self.beside, &self.path)?;
+        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // Not there any more once it was renamed.
+        let _ = fs::remove_file(&self.beside);
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +250,20 @@ mod tests {
             key: key.serialize_pem(),
             policy_key: String::new(),
         }
+    }
+
+    #[test]
+    fn a_place_is_refused_before_anything_is_written_and_given_back() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(Reserved::new(&directory.path().join("none/node.toml")).is_err());
+        assert!(Reserved::new(directory.path()).is_err(), "a directory");
+        let path = directory.path().join("node.toml");
+        fs::write(&path, "before").unwrap();
+        drop(Reserved::new(&path).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "before");
+        Reserved::new(&path).unwrap().fill(b"after").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "after");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing stays beside");
     }
 
     #[test]

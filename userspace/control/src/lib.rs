@@ -24,7 +24,7 @@ mod request;
 
 pub use event::{Endpoint, Event, EventKind, Process};
 pub use line::{Error, Lines, decode, encode};
-pub use reply::{Failure, FailureKind, Labelled, Loaded, Reply};
+pub use reply::{Change, Failure, FailureKind, Labelled, Loaded, Reply};
 pub use report::{Attached, Counts, Events, HeldKeys, Pair, Server, Stats, Status};
 pub use request::{Request, ZoneRef};
 

@@ -76,6 +76,21 @@ pub struct Loaded {
     pub verdicts: usize,
     /// What the compiler warns about, for people.
     pub warnings: String,
+    /// In a dry run, what would be gained and lost on this node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
+    /// How many more changes there are than are listed.
+    #[serde(default)]
+    pub more: u64,
+}
+
+/// A difference between the policy in force and another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Gained; else lost.
+    pub gained: bool,
+    /// In words.
+    pub text: String,
 }
 
 /// The asking process is in a zone.

@@ -68,7 +68,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// In a sentence.
+    /// Why it is not there.
+    #[must_use]
+    pub fn absence(&self) -> String {
+        let why = self.problem.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+        format!("no server{why}")
+    }
+
+    /// In a sentence; what [`Server::absence`] says is left out.
     #[must_use]
     pub fn describe(&self) -> String {
         let policy = match self.age {
@@ -78,8 +85,8 @@ impl Server {
         let problem = self.problem.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
         match (self.address, self.silent) {
             (Some(address), _) => format!("attached to {address}; {policy}{problem}"),
-            (None, Some(silent)) => format!("no server for {silent} s; {policy}{problem}"),
-            (None, None) => format!("no server yet; {policy}{problem}"),
+            (None, Some(silent)) => format!("no server for {silent} s; {policy}"),
+            (None, None) => format!("no server yet; {policy}"),
         }
     }
 }

@@ -82,3 +82,11 @@ pub struct Options {
     /// Servers that the agent reaches whatever the rules say; at most 4.
     pub servers: Vec<std::net::SocketAddrV4>,
 }
+
+impl Options {
+    /// Whether programs and rules are pinned: the node enforces them, with or without its agent.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.pins.join("maps").exists()
+    }
+}

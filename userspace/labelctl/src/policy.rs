@@ -4,6 +4,7 @@ mod check;
 mod explain;
 mod tables;
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -46,7 +47,7 @@ enum Command {
     Push(push::PushArgs),
     /// Say which node runs which policy; exit 1 if one lags
     Status(push::StatusArgs),
-    /// Put the policy on trial in force everywhere
+    /// End the trial of a policy: all nodes get it
     Confirm(push::ConcludeArgs),
     /// End the trial of a policy: its nodes go back
     Revert(push::ConcludeArgs),
@@ -83,37 +84,50 @@ fn compile(file: &Path, node: &str, global: &Global) -> Result<Answer> {
 
 /// The policy in a file; its errors are printed, and make a failure.
 pub(crate) fn load(file: &Path, global: &Global) -> Result<Policy> {
-    match compiled(file, None)? {
-        Ok(Compiled { policy, warnings }) => {
-            render(&warnings, global)?;
-            Ok(policy)
-        }
-        Err(report) => {
-            render(&report, global)?;
-            bail!("{} is refused: {}", name(file), counted(report.count(Severity::Error), "error"))
+    Document::read(file)?.policy(global)
+}
+
+/// A document, read once: what was checked is what is sent.
+pub(crate) struct Document {
+    pub(crate) name: String,
+    /// Of one that is too large, enough for the compiler to say so.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Document {
+    /// `-` is stdin.
+    pub(crate) fn read(file: &Path) -> Result<Self> {
+        let stdin = file == Path::new("-");
+        let name = if stdin { "stdin".to_owned() } else { file.display().to_string() };
+        let most = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+        let mut bytes = Vec::new();
+        let read = if stdin {
+            io::stdin().lock().take(most).read_to_end(&mut bytes)
+        } else {
+            File::open(file).and_then(|file| file.take(most).read_to_end(&mut bytes))
+        };
+        read.with_context(|| format!("cannot read {name}"))?;
+        Ok(Self { name, bytes })
+    }
+
+    fn compile(&self, in_force: Option<u64>) -> Result<Compiled, Report> {
+        sigil_policy::compile(&self.name, &self.bytes, in_force)
+    }
+
+    /// Its policy; errors are printed, and make a failure.
+    pub(crate) fn policy(&self, global: &Global) -> Result<Policy> {
+        match self.compile(None) {
+            Ok(Compiled { policy, warnings }) => {
+                render(&warnings, global)?;
+                Ok(policy)
+            }
+            Err(report) => {
+                render(&report, global)?;
+                let errors = counted(report.count(Severity::Error), "error");
+                bail!("{} is refused: {errors}", self.name)
+            }
         }
     }
-}
-
-fn compiled(file: &Path, in_force: Option<u64>) -> Result<Result<Compiled, Report>> {
-    let bytes = read(file).with_context(|| format!("cannot read {}", name(file)))?;
-    Ok(sigil_policy::compile(&name(file), &bytes, in_force))
-}
-
-/// The document's bytes; of one that is too large, enough for the compiler to say so.
-pub(crate) fn read(file: &Path) -> io::Result<Vec<u8>> {
-    let most = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-    let mut bytes = Vec::new();
-    if file == Path::new("-") {
-        io::stdin().lock().take(most).read_to_end(&mut bytes)?;
-    } else {
-        std::fs::File::open(file)?.take(most).read_to_end(&mut bytes)?;
-    }
-    Ok(bytes)
-}
-
-pub(crate) fn name(file: &Path) -> String {
-    if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() }
 }
 
 /// Prints diagnostics for people, on stderr.

@@ -90,6 +90,13 @@ impl Policy {
                         );
                         Explanation::new(false, line, reason)
                     }
+                    // What is sent may yet be refused where it arrives.
+                    None if self.node(target.snid).is_some()
+                        && self.open(source, target).decision.allows()
+                        && !self.receive(source, target).decision.allows() =>
+                    {
+                        self.answer(self.receive(source, target), &what, &none)
+                    }
                     _ => self.answer(self.open(source, target), &what, &none),
                 }
             }

@@ -4,7 +4,7 @@
 //! each pattern of peers and each local zone, so that no step costs nodes × zones × rules. Peers
 //! whose cells are the same share one row of verdicts, and one class.
 
-mod cells;
+pub(crate) mod cells;
 mod relations;
 
 use std::collections::BTreeMap;
@@ -72,12 +72,12 @@ impl Policy {
             verdicts: relations.verdicts,
             ports: self.port_entries(),
             perimeter: self.perimeter_entries(),
-            sockets: self.local_entries(node, Class::Socket, |_, cell| {
+            sockets: self.local_entries(node, Class::Socket, self.rules.iter(), |_, cell| {
                 let (allow, alarm) = cell.masks();
                 (allow | alarm != 0).then_some(SocketEntry { allow, alarm })
             }),
-            governs_processes: self.rules.iter().any(|rule| rule.class == Class::Process),
-            processes: self.local_entries(node, Class::Process, |scid, cell| {
+            governs_processes: self.governs_processes(),
+            processes: self.local_entries(node, Class::Process, self.rules.iter(), |scid, cell| {
                 let (allow, alarm) = cell.masks();
                 let (fork_line, execve_line) = (cell.line(FORK), cell.line(EXECVE));
                 let demand = self.zone(scid).map_or(0, demand);
@@ -149,15 +149,22 @@ impl Policy {
         zones
     }
 
-    fn local_entries<E>(
+    /// Whether processes fork and execute by rules, and not as they like.
+    pub(crate) fn governs_processes(&self) -> bool {
+        self.rules.iter().any(|rule| rule.class == Class::Process)
+    }
+
+    /// `rules`: at least those that may be about the node.
+    pub(crate) fn local_entries<'r, E>(
         &self,
         node: &Node,
         class: Class,
+        rules: impl Iterator<Item = &'r Rule>,
         entry: impl Fn(u32, &LocalCell) -> Option<E>,
     ) -> Vec<(u32, E)> {
         let mine = |rule: &&Rule| rule.class == class && is(rule.source.snid, node.snid);
         let mut patterns: BTreeMap<u32, LocalCell> = BTreeMap::new();
-        for rule in self.rules.iter().filter(mine) {
+        for rule in rules.filter(mine) {
             patterns.entry(rule.source.scid).or_default().add(class, rule);
         }
         let zones = self.local_zones(node).into_iter();
@@ -197,12 +204,15 @@ impl Policy {
         entries
     }
 
-    fn unsigned_entries(&self) -> Vec<UnsignedEntry> {
+    pub(crate) fn unsigned_entries(&self) -> Vec<UnsignedEntry> {
         let entry = |parent| Some(UnsignedEntry { parent, binary: self.unsigned_for(parent)? });
         self.zones.iter().filter_map(|zone| entry(zone.scid)).collect()
     }
 
-    fn transition_entries(&self, snid: u32) -> Result<Vec<(TransitionKey, u32)>, LowerError> {
+    pub(crate) fn transition_entries(
+        &self,
+        snid: u32,
+    ) -> Result<Vec<(TransitionKey, u32)>, LowerError> {
         let expand = |id| match id {
             ANY => self.zones.iter().map(|zone| zone.scid).collect(),
             id => vec![id],

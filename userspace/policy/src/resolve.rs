@@ -136,7 +136,8 @@ impl<'d> Resolver<'_, '_, 'd> {
         let Some(text) = text else { return 0 };
         let Some(serial) = self.number(text, "a serial", u64::MAX) else { return 0 };
         if let Some(in_force) = in_force.filter(|in_force| serial <= *in_force) {
-            let message = format!("serial {serial} is not above {in_force}, the one in force");
+            let message =
+                format!("serial {serial} is not above {in_force}, the highest put in force so far");
             let hint = format!(r#"set serial="{}""#, in_force.saturating_add(1));
             self.found.push(Diagnostic::error("dsp::serial", text.span, message).hint(hint));
         }

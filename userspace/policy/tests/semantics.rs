@@ -77,7 +77,10 @@ fn one_rule_serves_both_ends_and_either_class_may_deny() {
     let network = policy(
         &(socket("1 10 2 20", ALLOW) + &rule("NETWORK", "* * 2 20", "<deny>RECEIVE</deny>")),
     );
-    assert!(opens(&network, A, B) && !admits(&network, A, B));
+    assert!(!opens(&network, A, B) && !admits(&network, A, B), "it would be dropped at the target");
+    let said = ask(&network, Class::Socket, "CREATE", A, Some(B));
+    assert!(said.reason.ends_with("is denied by the NETWORK rule at line 6"), "{said:?}");
+    assert!(network.open(A, B).decision.allows(), "the source's own node lets it go");
     let ping = policy(&rule("NETWORK", "1 10 2 kernel", "<allow>RECEIVE</allow>"));
     assert!(!opens(&ping, A, KERNEL) && admits(&ping, A, KERNEL));
 }

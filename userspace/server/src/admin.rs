@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status as Refusal};
 
 use crate::administrators::{self, Caller};
+use crate::documents::Accepted;
 use crate::enrolment;
 use crate::keyset::fresh;
 use crate::record::{self, Snapshot};
@@ -85,7 +86,7 @@ impl Admin for Desk {
     ) -> Result<Response<StatusReply>, Refusal> {
         Caller::of(&self.state, &request)?;
         let snapshot = self.state.snapshot();
-        let names = names(&self.state, &snapshot).await;
+        let known = policies(&self.state, &snapshot).await;
         let (keys, policies) = (&snapshot.keys.value, &snapshot.policies.value);
         let current = policies.current.as_ref();
         let canary = policies.canary.as_ref();
@@ -100,7 +101,7 @@ impl Admin for Desk {
             keys: keys.version,
             epochs: keys.epochs.iter().map(key_id).collect(),
             stamp: stamp.map_or(0, key_id),
-            nodes: nodes(&self.state, &snapshot, &names),
+            nodes: nodes(&self.state, &snapshot, &known),
         }))
     }
 
@@ -254,21 +255,28 @@ fn lagging(state: &State, version: u64) -> Vec<u32> {
     state.snapshot().members().map(|(snid, _)| snid).filter(lags).collect()
 }
 
-/// The nodes that the policy declares.
-async fn names(state: &State, snapshot: &Snapshot) -> BTreeMap<u32, String> {
-    let Some(release) = &snapshot.policies.value.current else { return BTreeMap::new() };
-    match release::parsed(state, release).await {
-        Ok(accepted) => {
-            accepted.policy.nodes.iter().map(|node| (node.snid, node.name.clone())).collect()
-        }
-        Err(error) => {
-            tracing::error!("{error:#}");
-            BTreeMap::new()
+/// Policies by their revisions.
+type Policies = BTreeMap<u64, Arc<Accepted>>;
+
+/// What is in force, and what is on trial.
+async fn policies(state: &State, snapshot: &Snapshot) -> Policies {
+    let held = &snapshot.policies.value;
+    let trial = held.canary.as_ref().map(|canary| &canary.release);
+    let mut policies = Policies::new();
+    for release in held.current.iter().chain(trial) {
+        match release::parsed(state, release).await {
+            Ok(accepted) => drop(policies.insert(release.revision, accepted)),
+            Err(error) => tracing::error!("{error:#}"),
         }
     }
+    policies
 }
 
-fn nodes(state: &State, snapshot: &Snapshot, names: &BTreeMap<u32, String>) -> Vec<NodeStatus> {
+fn nodes(state: &State, snapshot: &Snapshot, policies: &Policies) -> Vec<NodeStatus> {
+    let current = snapshot.policies.value.current.as_ref();
+    let current = current.and_then(|release| policies.get(&release.revision));
+    let declared = current.map(|accepted| accepted.policy.nodes.as_slice()).unwrap_or_default();
+    let names: BTreeMap<u32, &String> = declared.iter().map(|one| (one.snid, &one.name)).collect();
     let statuses = state.statuses();
     let tokens = snapshot.tokens.values().filter(|token| !token.value.used);
     let invited: BTreeSet<u32> = tokens.map(|token| token.value.snid).collect();
@@ -283,16 +291,28 @@ fn nodes(state: &State, snapshot: &Snapshot, names: &BTreeMap<u32, String>) -> V
             None if invited.contains(&snid) => "token",
             None => "declared",
         };
-        let wanted = snapshot.release(snid).map_or(0, |release| release.revision);
+        let release = snapshot.release(snid);
+        let missing = release.filter(|release| {
+            let accepted = policies.get(&release.revision);
+            word == "enrolled" && accepted.is_some_and(|own| own.policy.node(snid).is_none())
+        });
+        let problem = match missing {
+            Some(release) if release.revision > held.revision => format!(
+                "serial {} does not declare it: it keeps what it has; declare it, or revoke it",
+                release.serial
+            ),
+            _ => held.problem,
+        };
+        let wanted = release.map_or(0, |release| release.revision);
         NodeStatus {
             snid,
-            name: names.get(&snid).cloned().unwrap_or_default(),
+            name: names.get(&snid).map(ToString::to_string).unwrap_or_default(),
             state: word.to_owned(),
             attached: !held.attached.is_empty() && word == "enrolled",
             revision: held.revision,
             serial: held.serial,
             keys: held.keys,
-            problem: held.problem,
+            problem,
             seen: held.seen / 1000,
             certificate_ends: node.map_or(0, |node| node.ends / 1000),
             version: held.version,

@@ -8,7 +8,6 @@ use sigil_cluster::proto::MAX_MESSAGE;
 use sigil_policy::{Compiled, Policy, Slicer, compile};
 
 use crate::ca::hash;
-use crate::release::plain;
 use crate::state::{Draft, State};
 use crate::store::Transaction;
 
@@ -33,7 +32,7 @@ impl Accepted {
     /// serves nodes.
     pub(crate) fn compile(name: &str, document: &[u8], floor: Option<u64>) -> Result<Self, String> {
         let compiled = compile(name, document, floor);
-        let Compiled { policy, .. } = compiled.map_err(|report| plain(&report))?;
+        let Compiled { policy, .. } = compiled.map_err(|report| report.to_string())?;
         let text = str::from_utf8(document).map_err(|error| error.to_string())?;
         Ok(Self { slicer: Slicer::new(text, &policy), policy })
     }

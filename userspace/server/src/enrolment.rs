@@ -20,6 +20,8 @@ use crate::vault::random;
 /// The longest a token may be good for.
 const TOKEN_MAX: u32 = 7 * 24 * 3600;
 
+const USED: &str = "the token was used before: whoever did may be an intruder";
+
 /// Draws a token for a node: its text, and when it expires.
 pub(crate) async fn draw(
     state: &State,
@@ -109,7 +111,7 @@ impl Enrolment for Desk {
                 "the token is not known here: draw one with `labelctl node enroll`",
             ));
         };
-        let snid = token.snid;
+        let (snid, asked) = (token.snid, request.snid);
         if token.expires <= now() {
             return Err(refuse(
                 snid,
@@ -124,11 +126,17 @@ impl Enrolment for Desk {
             .update(|snapshot, draft| {
                 let used = snapshot.tokens.get(&name).is_none_or(|token| token.value.used);
                 if used {
-                    return Ok(Err("the token was used before: whoever did may be an intruder"));
+                    return Ok(Err(USED.to_owned()));
+                }
+                if asked != snid {
+                    return Ok(Err(format!(
+                        "the token was drawn for node {snid}, and this is node {asked}: correct \
+                         `snid`, or draw one for it; this one stays good"
+                    )));
                 }
                 let former = snapshot.nodes.get(&snid).map(|held| &held.value);
                 if former.is_some_and(|node| !node.revoked) {
-                    return Ok(Err("a node with this SnID is enrolled already"));
+                    return Ok(Err("a node with this SnID is enrolled already".to_owned()));
                 }
                 let mut keys = snapshot.keys.value.clone();
                 // A SnID that was enrolled before has stamped before.
@@ -147,7 +155,7 @@ impl Enrolment for Desk {
                 Ok(Ok(()))
             })
             .await?;
-        outcome.map_err(|why| refuse(snid, why))?;
+        outcome.map_err(|why| refuse(snid, &why))?;
         tracing::info!(snid, %from, "node enrolled");
         Ok(Response::new(EnrolReply {
             cluster: state.cluster.name.clone(),

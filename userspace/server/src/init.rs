@@ -104,7 +104,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     credential.store(&file_of_admin)?;
     writeln!(
         io::stdout(),
-        "made cluster {}\n  serve:      sigil-server run --config {}\n  administer: labelctl --admin {} …",
+        "made cluster {}\n  serve:      sigil-server run --config {}\n  administer: labelctl policy status --admin {}",
         cluster.name,
         file.display(),
         file_of_admin.display()

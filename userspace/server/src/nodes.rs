@@ -54,10 +54,13 @@ fn member<T>(state: &State, request: &Request<T>) -> Result<(u32, Node), Refusal
     };
     match state.snapshot().nodes.get(&snid).map(|held| &held.value) {
         None => refuse("the node is not enrolled"),
-        Some(node) if node.revoked => refuse("the node was revoked: enrol it anew (sigild join)"),
-        Some(node) if node.key != peer.key && node.former.as_ref() != Some(&peer.key) => {
-            refuse("the certificate was replaced by another: enrol the node anew (sigild join)")
+        Some(node) if node.revoked => {
+            refuse("the node was revoked: to enrol it anew, sigild --detach, then sigild join")
         }
+        Some(node) if node.key != peer.key && node.former.as_ref() != Some(&peer.key) => refuse(
+            "the certificate was replaced by another: to enrol the node anew, sigild --detach, \
+                 then sigild join",
+        ),
         Some(node) => Ok((snid, node.clone())),
     }
 }
@@ -278,9 +281,8 @@ impl Run {
             self.sent_revision = release.revision;
             match release::part(&self.state, release, snid).await {
                 Ok(Some(policy)) => self.send(server_message::Body::Policy(policy)).await?,
-                Ok(None) => self.tell(|status| {
-                    status.problem = format!("serial {} does not declare the node", release.serial);
-                }),
+                // `labelctl policy status` says so.
+                Ok(None) => {}
                 Err(error) => return Err(unavailable(&error)),
             }
         }

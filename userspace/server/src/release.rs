@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sigil_cluster::envelope;
 use sigil_cluster::proto::{self, Envelope, SignedPolicy};
-use sigil_policy::{Policy, Report, difference};
+use sigil_policy::{Policy, difference};
 use tonic::Status as Refusal;
 
 use crate::administrators::Caller;
@@ -27,6 +27,14 @@ pub(crate) async fn push(
     request: &proto::PushRequest,
 ) -> Result<proto::PushReply, Refusal> {
     let policies = state.snapshot().policies.value.clone();
+    if !request.dry_run {
+        busy(&policies)?;
+    }
+    if !request.canary.is_empty() && policies.current.is_none() {
+        return Err(Refusal::failed_precondition(
+            "no policy is in force, so a canary could not go back to one: push to all nodes first",
+        ));
+    }
     let old = match &policies.current {
         Some(release) => Some(parsed(state, release).await.map_err(|e| unavailable(&e))?),
         None => None,
@@ -55,13 +63,9 @@ pub(crate) async fn push(
         .update(|snapshot, draft| {
             by.decides(snapshot, draft)?;
             let mut policies = snapshot.policies.value.clone();
+            busy(&policies)?;
             if policies.any && compiled.serial <= policies.serial {
                 return Err(Refusal::aborted("another policy was pushed meanwhile"));
-            }
-            if policies.canary.is_some() {
-                return Err(Refusal::failed_precondition(
-                    "a canary is on trial: `labelctl policy confirm` or `revert` it first",
-                ));
             }
             policies.revision += 1;
             (policies.serial, policies.any) = (compiled.serial, true);
@@ -93,6 +97,16 @@ pub(crate) async fn push(
     Ok(reply)
 }
 
+/// One trial at a time.
+fn busy(policies: &Policies) -> Result<(), Refusal> {
+    if policies.canary.is_some() {
+        return Err(Refusal::failed_precondition(
+            "a canary is on trial: `labelctl policy confirm` or `revert` it first",
+        ));
+    }
+    Ok(())
+}
+
 /// A document's policy and how it differs from the old one, or what is wrong with it. Worked out
 /// beside the threads that serve nodes.
 async fn examine(
@@ -109,7 +123,7 @@ async fn examine(
         }
         let old = old.as_ref().map(|old| &old.policy);
         let (changes, more) =
-            difference(old, &accepted.policy, LISTED).map_err(|error| error.to_string())?;
+            difference(old, &accepted.policy, None, LISTED).map_err(|error| error.to_string())?;
         Ok((Arc::new(accepted), changes, more))
     });
     work.await.map_err(|error| Refusal::internal(error.to_string()))
@@ -220,24 +234,16 @@ pub(crate) async fn parsed(state: &State, release: &Release) -> anyhow::Result<A
 }
 
 fn change(change: &sigil_policy::Change) -> proto::Change {
+    let [source, target] = [change.source, change.target].map(Option::unwrap_or_default);
     proto::Change {
         gained: change.gained,
-        source_snid: change.source.snid,
-        source_scid: change.source.scid,
-        target_snid: change.target.snid,
-        target_scid: change.target.scid,
+        source_snid: source.snid,
+        source_scid: source.scid,
+        target_snid: target.snid,
+        target_scid: target.scid,
         what: change.what.to_owned(),
+        text: change.text.clone(),
     }
-}
-
-/// A report as lines: `FILE:LINE:COLUMN: message`.
-pub(crate) fn plain(report: &Report) -> String {
-    let lines = report.diagnostics.iter().map(|diagnostic| {
-        let (line, column) = diagnostic.position();
-        let hint = diagnostic.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
-        format!("{line}:{column}: {}{hint}", diagnostic.message)
-    });
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

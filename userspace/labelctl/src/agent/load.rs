@@ -3,20 +3,20 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use sigil_control::{FailureKind, Loaded, Reply, Request};
 use sigil_policy::MAX_BYTES;
 
 use super::{ask, unexpected};
 use crate::cli::{Format, Global};
 use crate::output::{self, Answer};
-use crate::policy;
+use crate::policy::{self, Document};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The policy, or `-` for stdin; without it, the agent reads its own policy and keys again
     file: Option<PathBuf>,
-    /// Say what would happen, change nothing
+    /// Say what would be gained and lost, change nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -46,12 +46,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
 
 /// What to send; nothing for a document that no agent could be sent, with its diagnostics printed.
 fn read(file: &Path, dry_run: bool, global: &Global) -> Result<Option<Request>> {
-    let bytes =
-        policy::read(file).with_context(|| format!("cannot read {}", policy::name(file)))?;
+    let Document { name, bytes } = Document::read(file)?;
     let name = if file == Path::new("-") {
-        policy::name(file)
+        name
     } else {
-        policy::name(&std::path::absolute(file)?)
+        std::path::absolute(file)?.display().to_string()
     };
     let text = if bytes.len() > MAX_BYTES { None } else { String::from_utf8(bytes.clone()).ok() };
     if let Some(document) = text {
@@ -71,6 +70,16 @@ fn say(loaded: &Loaded, global: &Global) -> Result<()> {
         return output::json(global.output, loaded);
     }
     let Loaded { cluster, serial, generation, peers, verdicts, .. } = loaded;
+    for change in &loaded.changes {
+        let sign = if change.gained { '+' } else { '-' };
+        writeln!(io::stdout(), "{sign} {}", change.text)?;
+    }
+    if loaded.more > 0 {
+        writeln!(io::stdout(), "and {} more", loaded.more)?;
+    }
+    if loaded.dry_run && loaded.changed && loaded.changes.is_empty() {
+        writeln!(io::stdout(), "no difference in what is allowed")?;
+    }
     let what = match (loaded.dry_run, loaded.changed) {
         (false, true) => "loaded",
         (false, false) => "unchanged",

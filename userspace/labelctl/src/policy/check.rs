@@ -7,14 +7,14 @@ use anyhow::Result;
 use serde::Serialize;
 use sigil_policy::{Compiled, Policy, Report, Severity};
 
-use super::{compiled, counted, name, render};
+use super::{Document, counted, render};
 use crate::cli::{Format, Global};
 use crate::output::{self, Answer};
 
 #[derive(Serialize)]
 struct Checked<'a> {
     ok: bool,
-    file: String,
+    file: &'a str,
     #[serde(flatten)]
     summary: Option<Summary<'a>>,
     errors: usize,
@@ -42,7 +42,8 @@ struct Entry<'a> {
 }
 
 pub(super) fn run(file: &Path, in_force: Option<u64>, global: &Global) -> Result<Answer> {
-    let result = compiled(file, in_force)?;
+    let document = Document::read(file)?;
+    let result = document.compile(in_force);
     let (policy, report) = match &result {
         Ok(Compiled { policy, warnings }) => (Some(policy), warnings),
         Err(report) => (None, report),
@@ -50,14 +51,14 @@ pub(super) fn run(file: &Path, in_force: Option<u64>, global: &Global) -> Result
     let summary = policy.map(summary);
     if global.output == Format::Table {
         render(report, global)?;
-        say(file, summary.as_ref(), report)?;
+        say(&document.name, summary.as_ref(), report)?;
     } else {
         let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
         let diagnostics = entries(report);
         let ok = policy.is_some();
         output::json(
             global.output,
-            &Checked { ok, file: name(file), summary, errors, warnings, diagnostics },
+            &Checked { ok, file: &document.name, summary, errors, warnings, diagnostics },
         )?;
     }
     Ok(policy.is_some().into())
@@ -73,11 +74,10 @@ fn summary(policy: &Policy) -> Summary<'_> {
     }
 }
 
-fn say(file: &Path, summary: Option<&Summary<'_>>, report: &Report) -> Result<()> {
+fn say(file: &str, summary: Option<&Summary<'_>>, report: &Report) -> Result<()> {
     let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
     let warned =
         if warnings == 0 { String::new() } else { format!(", {}", counted(warnings, "warning")) };
-    let file = name(file);
     match summary {
         Some(Summary { cluster, serial, nodes, zones, rules }) => {
             let parts = [counted(*nodes, "node"), counted(*zones, "zone"), counted(*rules, "rule")]

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use sigil_common::label::Label;
 use sigil_policy::{Class, Permission, Policy, Question};
 
-use super::{load, name, scid, snid};
+use super::{Document, scid, snid};
 use crate::cli::{Format, Global};
 use crate::output::{self, Answer};
 
@@ -62,7 +62,8 @@ impl From<ClassName> for Class {
 pub(super) fn run(args: &Args, global: &Global) -> Result<Answer> {
     let class = Class::from(args.class);
     let permission = permission(class, args.permission.as_deref())?;
-    let policy = load(&args.file, global)?;
+    let document = Document::read(&args.file)?;
+    let policy = document.policy(global)?;
     let source = label(&policy, &args.source)?;
     let target = args.target.as_deref().map(|target| label(&policy, target)).transpose()?;
     match (class, target) {
@@ -76,7 +77,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<Answer> {
     if global.output == Format::Table {
         let place = answer
             .rule
-            .map_or_else(String::new, |rule| format!("{}:{}: ", name(&args.file), rule.line));
+            .map_or_else(String::new, |rule| format!("{}:{}: ", document.name, rule.line));
         writeln!(io::stdout(), "{}: {place}{}", answer.verdict, answer.reason)?;
     } else {
         output::json(global.output, &answer)?;

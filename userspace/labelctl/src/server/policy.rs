@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 use sigil_cluster::proto::{
     Change, ConfirmRequest, NodeStatus, PushRequest, RotateRequest, StatusReply, StatusRequest,
@@ -13,24 +13,28 @@ use super::node::Row;
 use super::{Access, refused, seconds, span};
 use crate::cli::{Format, Global};
 use crate::output::{self, Answer, Table};
-use crate::policy::{load, name, read, snid};
+use crate::policy::{Document, snid};
 
 #[derive(clap::Args)]
 pub(crate) struct PushArgs {
     /// The document, or `-` for stdin
     file: PathBuf,
-    /// Say which pairs of labels would gain or lose what; change nothing
+    /// Say what would be gained and lost; change nothing
     #[arg(long)]
     dry_run: bool,
     /// Try it on these nodes only, by number or name; they go back unless it is confirmed
     #[arg(long, value_name = "NODES", value_delimiter = ',')]
     canary: Vec<String>,
-    /// How long a canary waits for `labelctl policy confirm`: 60s, 10m
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
-    confirm_within: u32,
+    /// How long a canary waits for `labelctl policy confirm`: 60s (the default), 10m; without
+    /// `--canary`, all nodes are canaries
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    confirm_within: Option<u32>,
     #[command(flatten)]
     access: Access,
 }
+
+/// How long a trial lasts where nobody says so, in seconds.
+const CONFIRM_WITHIN: u32 = 60;
 
 pub(super) fn time(text: &str) -> Result<u32, String> {
     let (digits, unit) = match text.strip_suffix('m') {
@@ -53,21 +57,28 @@ struct Pushed {
 
 #[derive(Serialize)]
 struct Changed {
-    source: String,
-    target: String,
+    source: Option<String>,
+    target: Option<String>,
     gained: bool,
     what: String,
+    text: String,
 }
 
 pub(crate) fn push(args: &PushArgs, global: &Global) -> Result<Answer> {
-    let policy = load(&args.file, global)?;
-    let canary = args.canary.iter().map(|word| snid(&policy, word)).collect::<Result<_>>()?;
+    let document = Document::read(&args.file)?;
+    let policy = document.policy(global)?;
+    let canary: Vec<u32> = if args.canary.is_empty() && args.confirm_within.is_some() {
+        policy.nodes.iter().map(|node| node.snid).collect()
+    } else {
+        args.canary.iter().map(|word| snid(&policy, word)).collect::<Result<_>>()?
+    };
+    let trial = !canary.is_empty();
     let request = PushRequest {
-        name: name(&args.file),
-        document: read(&args.file).with_context(|| format!("cannot read {}", name(&args.file)))?,
+        name: document.name,
+        document: document.bytes,
         dry_run: args.dry_run,
         canary,
-        confirm_seconds: args.confirm_within,
+        confirm_seconds: args.confirm_within.unwrap_or(CONFIRM_WITHIN),
     };
     let reply = args.access.with(|mut server| async move {
         Ok(server.push(request).await.map_err(|e| refused(&e))?.into_inner())
@@ -84,42 +95,42 @@ pub(crate) fn push(args: &PushArgs, global: &Global) -> Result<Answer> {
         changes,
         more: reply.more,
     };
-    say(&pushed, args, global)?;
+    say(&pushed, trial, global)?;
     Ok(reply.accepted.into())
 }
 
 fn changed(change: &Change) -> Changed {
+    let label = |snid, scid| (snid != 0).then(|| format!("{snid}:{scid}"));
     Changed {
-        source: format!("{}:{}", change.source_snid, change.source_scid),
-        target: format!("{}:{}", change.target_snid, change.target_scid),
+        source: label(change.source_snid, change.source_scid),
+        target: label(change.target_snid, change.target_scid),
         gained: change.gained,
         what: change.what.clone(),
+        text: change.text.clone(),
     }
 }
 
-fn say(pushed: &Pushed, args: &PushArgs, global: &Global) -> Result<()> {
+fn say(pushed: &Pushed, trial: bool, global: &Global) -> Result<()> {
     if global.output != Format::Table {
         return output::json(global.output, pushed);
     }
     let mut out = io::stdout().lock();
     for change in &pushed.changes {
         let sign = if change.gained { '+' } else { '-' };
-        let (source, target) = (&change.source, &change.target);
-        match change.what.as_str() {
-            "admit" => writeln!(out, "{sign} {target} admits {source}")?,
-            "open" => writeln!(out, "{sign} {target} opens to {source}")?,
-            what => writeln!(out, "{sign} {what} between {source} and {target}")?,
-        }
+        writeln!(out, "{sign} {}", change.text)?;
     }
     if pushed.more > 0 {
         writeln!(out, "and {} more", pushed.more)?;
     }
+    if pushed.accepted && pushed.dry_run && pushed.changes.is_empty() {
+        writeln!(out, "no difference in what is allowed")?;
+    }
     if !pushed.accepted {
         writeln!(io::stderr(), "labelctl: refused")?;
-    } else if args.dry_run {
+    } else if pushed.dry_run {
         writeln!(io::stderr(), "labelctl: nothing was changed")?;
     } else {
-        let trial = if args.canary.is_empty() { "" } else { ", on trial" };
+        let trial = if trial { ", on trial" } else { "" };
         writeln!(out, "serial {} is revision {}{trial}", pushed.serial, pushed.revision)?;
     }
     Ok(())
@@ -137,7 +148,7 @@ pub(crate) fn conclude(args: &ConcludeArgs, keep: bool) -> Result<Answer> {
         Ok(server.confirm(request).await.map_err(|e| refused(&e))?.into_inner())
     })?;
     let what = if keep { "confirmed" } else { "reverted" };
-    writeln!(io::stdout(), "{what}; revision {} is in force everywhere", reply.revision)?;
+    writeln!(io::stdout(), "{what}; revision {} goes to all nodes", reply.revision)?;
     Ok(Answer::Yes)
 }
 

@@ -103,7 +103,7 @@ fn strongest(ours: &mut [Strength; 4], theirs: [Strength; 4]) {
 
 /// The local rules of one pattern of local zones.
 #[derive(Clone, Debug, Default)]
-pub(super) struct LocalCell {
+pub(crate) struct LocalCell {
     strengths: BTreeMap<u32, Strength>,
     alarm: u32,
     implied: u32,
@@ -140,7 +140,7 @@ impl LocalCell {
     }
 
     /// What is allowed, and what raises an alarm.
-    pub(super) fn masks(&self) -> (u32, u32) {
+    pub(crate) fn masks(&self) -> (u32, u32) {
         let mut allow = self.implied;
         for (bit, strength) in &self.strengths {
             match strength.decision() {

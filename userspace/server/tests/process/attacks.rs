@@ -34,7 +34,7 @@ async fn a_token_that_many_show_at_once_makes_one_node() -> Result<()> {
     let mut all = JoinSet::new();
     for _ in 0..12 {
         let (address, token) = (server.address, token.clone());
-        all.spawn(async move { join(address, &token).await });
+        all.spawn(async move { join(address, 1, &token).await });
     }
     let mut won = Vec::new();
     while let Some(joined) = all.join_next().await {
@@ -55,8 +55,8 @@ async fn guessed_tokens_bury_no_other_alarm() -> Result<()> {
     const GUESSES: u64 = 3000;
     let server = Server::start("lab", "")?;
     let first = server.token(7, 60).await?;
-    join(server.address, &first).await?;
-    assert!(join(server.address, &first).await.is_err());
+    join(server.address, 7, &first).await?;
+    assert!(join(server.address, 7, &first).await.is_err());
     let channel = guest(&server).await?;
     let key = KeyPair::generate()?;
     let csr = csr(&key)?;
@@ -65,7 +65,7 @@ async fn guessed_tokens_bury_no_other_alarm() -> Result<()> {
         let mut client = EnrolmentClient::new(channel.clone());
         let csr = csr.clone();
         all.spawn(async move {
-            client.enrol(EnrolRequest { token: number.to_be_bytes().to_vec(), csr }).await
+            client.enrol(EnrolRequest { token: number.to_be_bytes().to_vec(), csr, snid: 7 }).await
         });
         if all.len() >= 16 {
             let refused = all.join_next().await.context("none")??;
@@ -120,7 +120,7 @@ async fn those_without_a_certificate_fill_no_seats() -> Result<()> {
     // Their time ends, and whoever holds a token is served again.
     let token = server.token(2, 60).await?;
     let deadline = Instant::now() + PATIENCE;
-    while let Err(error) = join(server.address, &token).await {
+    while let Err(error) = join(server.address, 2, &token).await {
         ensure!(Instant::now() < deadline, "{error:#}");
         node.step().await?;
     }
@@ -154,8 +154,8 @@ async fn one_host_that_never_shakes_hands_keeps_nobody_out() -> Result<()> {
 async fn logs_arguments_environment_and_memory_tell_no_secret() -> Result<()> {
     let server = Server::start("lab", "")?;
     let token = server.token(1, 60).await?;
-    join(server.address, &token).await?;
-    let used = join(server.address, &token).await;
+    join(server.address, 1, &token).await?;
+    let used = join(server.address, 1, &token).await;
     assert!(used.is_err());
     let late = server.token(2, 60).await?;
     server.push(&policy(1, 7)).await?;

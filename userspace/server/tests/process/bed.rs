@@ -171,7 +171,7 @@ impl Server {
 
     /// Enrols a node.
     pub(crate) async fn join(&self, snid: u32) -> Result<Credential> {
-        join(self.address, &self.token(snid, 60).await?).await
+        join(self.address, snid, &self.token(snid, 60).await?).await
     }
 
     pub(crate) async fn push(&self, document: &str) -> Result<PushReply> {
@@ -252,10 +252,10 @@ pub(crate) fn csr(key: &KeyPair) -> Result<Vec<u8>> {
 }
 
 /// Shows a token to whatever serves there.
-pub(crate) async fn join(server: SocketAddr, token: &Token) -> Result<Credential> {
+pub(crate) async fn join(server: SocketAddr, snid: u32, token: &Token) -> Result<Credential> {
     let connected = connect(&[server], 0, Arc::new(tls::joining(token)?), None).await?;
     let key = KeyPair::generate()?;
-    let request = EnrolRequest { token: token.secret().to_vec(), csr: csr(&key)? };
+    let request = EnrolRequest { token: token.secret().to_vec(), csr: csr(&key)?, snid };
     let reply = EnrolmentClient::new(connected.channel).enrol(request).await?.into_inner();
     Ok(Credential {
         servers: vec![server],

@@ -100,8 +100,8 @@ async fn servers_on_one_etcd_agree_and_any_may_die() -> Result<()> {
     while !invited(&two.status().await?) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let mut credential = join(two.address, &token).await?;
-    let again = join(one.address, &token).await;
+    let mut credential = join(two.address, 1, &token).await?;
+    let again = join(one.address, 1, &token).await;
     assert!(again.is_err(), "a token that was used at the other server");
     // Attached to one, pushed to the other.
     credential.servers = vec![two.address];

@@ -65,7 +65,7 @@ async fn an_old_copy_of_the_store_is_noticed_and_recovered_far_above_it() -> Res
     assert!(node.policy.as_ref().is_some_and(|policy| policy.revert && policy.serial == 1));
     assert!(server.push(&policy(2, 8)).await?.accepted, "what was pushed since is pushed again");
     node.until(|node| node.progress.serial == 2).await?;
-    let stale = crate::join(server.address, &token).await;
+    let stale = crate::join(server.address, 1, &token).await;
     assert!(stale.is_err(), "a token of before");
     Ok(())
 }

@@ -54,23 +54,28 @@ fn said<T: std::fmt::Debug>(outcome: Result<T>) -> String {
 async fn a_token_is_good_once_for_its_node_and_not_for_ever() -> Result<()> {
     let server = Server::start("lab", QUICK)?;
     let token = server.token(1, 60).await?;
-    let credential = join(server.address, &token).await?;
+    let credential = join(server.address, 1, &token).await?;
     assert_eq!(credential.identity()?.to_string(), "spiffe://lab/node/1");
-    let again = said(join(server.address, &token).await);
+    let again = said(join(server.address, 1, &token).await);
     assert!(again.contains("used before"), "{again}");
     alarmed(&server, "used before").await?;
     let late = server.token(2, 1).await?;
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    let expired = said(join(server.address, &late).await);
+    let expired = said(join(server.address, 2, &late).await);
     assert!(expired.contains("expired"), "{expired}");
     alarmed(&server, "2 join-refused").await?;
     let refused = said(server.token(1, 60).await.map(drop));
     assert!(refused.contains("enrolled"), "a duplicate SnID: {refused}");
+    let theirs = server.token(4, 60).await?;
+    let mistaken = said(join(server.address, 5, &theirs).await);
+    assert!(mistaken.contains("drawn for node 4, and this is node 5"), "{mistaken}");
+    alarmed(&server, "4 join-refused").await?;
+    join(server.address, 4, &theirs).await.context("it was not spent")?;
     let (first, second) = (server.token(3, 60).await?, server.token(3, 60).await?);
-    join(server.address, &first).await?;
-    let twice = said(join(server.address, &second).await);
+    join(server.address, 3, &first).await?;
+    let twice = said(join(server.address, 3, &second).await);
     assert!(twice.contains("enrolled already"), "{twice}");
-    let guess = said(join(server.address, &guessed(&server)?).await);
+    let guess = said(join(server.address, 1, &guessed(&server)?).await);
     assert!(guess.contains("not known"), "{guess}");
     Ok(())
 }
@@ -85,10 +90,10 @@ fn guessed(server: &Server) -> Result<Token> {
 async fn nobody_in_the_middle_learns_a_token() -> Result<()> {
     let (server, imposter) = (Server::start("lab", QUICK)?, Server::start("lab", QUICK)?);
     let token = server.token(1, 60).await?;
-    let refused = said(join(imposter.address, &token).await);
+    let refused = said(join(imposter.address, 1, &token).await);
     assert!(refused.contains("UnknownIssuer"), "{refused}");
     assert!(alarms(&imposter).await?.iter().all(|alarm| !alarm.contains("join")));
-    join(server.address, &token).await?;
+    join(server.address, 1, &token).await?;
     Ok(())
 }
 
@@ -130,7 +135,8 @@ async fn policies_reach_every_node_signed_and_cut_to_its_part() -> Result<()> {
         assert_eq!(text.contains("CREATE"), node.recipient.snid != 3, "{text}");
     }
     let stale = server.push(&policy(1, 8)).await?;
-    assert!(!stale.accepted && stale.report.contains("serial"), "{stale:?}");
+    let why = "policy.xml:1:28: error: serial 1 is not above 1, the highest put in force so far";
+    assert!(!stale.accepted && stale.report.starts_with(why), "{stale:?}");
     let elsewhere = policy(2, 7).replace("cluster=\"lab\"", "cluster=\"prod\"");
     assert!(!server.push(&elsewhere).await?.accepted);
     let request =
@@ -147,6 +153,8 @@ async fn a_canary_that_nobody_confirms_goes_back_and_one_that_is_confirmed_goes_
     let server = Server::start("lab", QUICK)?;
     let mut one = Node::attach(&server.join(1).await?, 1).await?;
     let mut two = Node::attach(&server.join(2).await?, 1).await?;
+    let first = said(server.push_to(&policy(1, 7), &[1], 1).await);
+    assert!(first.contains("could not go back"), "{first}");
     server.push(&policy(1, 7)).await?;
     one.until(|node| node.progress.serial == 1).await?;
     two.until(|node| node.progress.serial == 1).await?;
@@ -161,10 +169,28 @@ async fn a_canary_that_nobody_confirms_goes_back_and_one_that_is_confirmed_goes_
     assert!(!server.push(&policy(2, 8)).await?.accepted, "a serial that was tried is used up");
     assert!(server.push_to(&policy(3, 8), &[1], 60).await?.accepted);
     one.until(|node| node.progress.serial == 3).await?;
-    let busy = said(server.push(&policy(4, 8)).await);
+    let busy = said(server.push(&policy(3, 8)).await);
     assert!(busy.contains("on trial"), "{busy}");
     server.admin().await?.confirm(ConfirmRequest { keep: true }).await?;
     two.until(|node| node.progress.serial == 3).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_the_policy_forgot_is_told_of() -> Result<()> {
+    let server = Server::start("lab", QUICK)?;
+    let mut three = Node::attach(&server.join(3).await?, 1).await?;
+    server.push(&policy(1, 7)).await?;
+    three.until(|node| node.progress.serial == 1).await?;
+    let node = "<node><SnID>3</SnID><name>n3</name><address>10.0.0.3</address></node>";
+    server.push(&policy(2, 7).replace(node, "")).await?;
+    // Whatever it says of itself meanwhile.
+    for _ in 0..3 {
+        three.step().await?;
+    }
+    let nodes = server.status().await?.nodes;
+    let said = &nodes.iter().find(|node| node.snid == 3).context("no node 3")?.problem;
+    assert!(said.contains("serial 2 does not declare it"), "{nodes:?}");
     Ok(())
 }
 
