@@ -279,7 +279,7 @@ mod tests {
         let mut alarms = Alarms::open(state.path(), true).unwrap();
         let samples = alarms.samples();
         let raw = sigil_common::abi::event::DropEvent::default();
-        let event = crate::report::event(&raw, &crate::names::Names::default());
+        let event = crate::report::event(&raw, &crate::names::Names::default(), 0);
         let event = Event { kind: EventKind::Alarm, suppressed: 1, ..event };
         let start = Instant::now();
         for second in 0..SECONDS {

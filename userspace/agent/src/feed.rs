@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Error, Result, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -89,7 +89,7 @@ fn pump(
         }
         kernel.flush();
         while let Some(raw) = events.next() {
-            let event = report::event(&raw, &teller.names.borrow());
+            let event = report::event(&raw, &teller.names.borrow(), micros());
             log(&event, valve);
             teller.tell(event)?;
         }
@@ -197,6 +197,12 @@ impl Valve {
     }
 }
 
+/// Microseconds since 1970.
+fn micros() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,7 +218,7 @@ mod tests {
         let follower = tokio::spawn(follow(read, write, receiver));
         for time_ns in 0..SENT {
             let raw = sigil_common::abi::event::DropEvent { time_ns, ..Default::default() };
-            let event = report::event(&raw, &Names::default());
+            let event = report::event(&raw, &Names::default(), 0);
             // The watcher reads nothing yet, and this must not wait for it.
             sender.send(encode(&Reply::Event(event), MAX_REPLY).unwrap().into()).unwrap();
             if time_ns % 100 == 0 {

@@ -547,7 +547,7 @@ impl Node {
 
     pub(crate) fn stats(&self) -> Result<Stats, Failure> {
         let counters = self.datapath.counters().map_err(failed)?;
-        Ok(report::stats(&counters))
+        Ok(report::stats(&counters, &self.names.borrow()))
     }
 
     /// Writes down what must outlive a reboot.

@@ -12,7 +12,7 @@ use sigil_datapath::Counters;
 use crate::names::Names;
 
 /// What never happened is left out.
-pub(crate) fn stats(counters: &Counters) -> Stats {
+pub(crate) fn stats(counters: &Counters, names: &Names) -> Stats {
     let counts = |row: &sigil_datapath::Row| {
         let happened = row.dropped.iter().filter(|(_, count)| *count > 0);
         Counts {
@@ -24,6 +24,7 @@ pub(crate) fn stats(counters: &Counters) -> Stats {
     };
     let pairs = counters.pairs.iter().filter(|pair| pair.count > 0).map(|pair| Pair {
         snid: pair.snid,
+        node: names.nodes.get(&pair.snid).cloned(),
         hook: pair.hook.name().to_owned(),
         reason: pair.reason.name().to_owned(),
         count: pair.count,
@@ -44,7 +45,7 @@ pub(crate) fn stats(counters: &Counters) -> Stats {
 }
 
 /// An event with the names of what it is about. Numbers that this agent does not know stay numbers.
-pub(crate) fn event(raw: &DropEvent, names: &Names) -> Event {
+pub(crate) fn event(raw: &DropEvent, names: &Names, time_us: u64) -> Event {
     let kind = match raw.kind {
         event_kind::ALARM => EventKind::Alarm,
         event_kind::OBSERVED => EventKind::Observed,
@@ -63,6 +64,7 @@ pub(crate) fn event(raw: &DropEvent, names: &Names) -> Event {
     };
     Event {
         time_ns: raw.time_ns,
+        time_us,
         kind,
         hook: hook.map_or_else(|| raw.hook.to_string(), |hook| hook.name().to_owned()),
         reason: match (kind, reason) {
@@ -149,14 +151,14 @@ mod tests {
             zones: BTreeMap::from([(10, "web".to_owned())]),
             ..Names::default()
         };
-        let event = event(&raw(), &names);
+        let event = event(&raw(), &names, 6);
         insta::assert_snapshot!(serde_json::to_string(&event).unwrap());
     }
 
     #[test]
     fn what_is_unknown_is_absent() {
         let bare =
-            event(&DropEvent { reason: 63, hook: 9, ..DropEvent::default() }, &Names::default());
+            event(&DropEvent { reason: 63, hook: 9, ..DropEvent::default() }, &Names::default(), 0);
         assert_eq!((bare.reason.as_str(), bare.hook.as_str()), ("63", "9"));
         assert!(bare.protocol.is_none() && bare.process.is_none() && bare.line.is_none());
         assert!(bare.source.address.is_none() && bare.source.port.is_none());
@@ -165,8 +167,8 @@ mod tests {
     #[test]
     fn an_alarm_has_a_reason_too() {
         let alarm = DropEvent { kind: event_kind::ALARM, reason: 0, ..raw() };
-        assert_eq!(event(&alarm, &Names::default()).reason, "alarm");
+        assert_eq!(event(&alarm, &Names::default(), 0).reason, "alarm");
         let dhcp = DropEvent { source_address: 0, ..raw() };
-        assert_eq!(event(&dhcp, &Names::default()).source.address, Some(Ipv4Addr::UNSPECIFIED));
+        assert_eq!(event(&dhcp, &Names::default(), 0).source.address, Some(Ipv4Addr::UNSPECIFIED));
     }
 }

@@ -13,6 +13,29 @@ use zeroize::Zeroize;
 
 tonic::include_proto!("sigil.v1");
 
+/// Kinds of [`Alarm`]: what nodes report, then what the server finds.
+pub const ALARM_KINDS: [&str; 19] = [
+    "drop",
+    "rule",
+    "guarded-again",
+    "keys-refused",
+    "node-problem",
+    "tampered",
+    "other",
+    "alarms-broken",
+    "alarms-lost",
+    "alarms-missing",
+    "canary-reverted",
+    "clock-off",
+    "connection-refused",
+    "join-refused",
+    "node-cloned",
+    "node-refused",
+    "policy-not-applied",
+    "store-outdated",
+    "version-differs",
+];
+
 /// The longest message: a policy of 16 MiB and what goes around it, or all keys of a node among
 /// 32,000.
 pub const MAX_MESSAGE: usize = 20 << 20;

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct Event {
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub time_ns: u64,
+    /// When the agent heard of it, by the node's clock: microseconds since 1970.
+    #[serde(default)]
+    pub time_us: u64,
     /// What happened.
     pub kind: EventKind,
     /// The hook's name.

@@ -149,6 +149,9 @@ const fn none(count: &u64) -> bool {
 pub struct Pair {
     /// The source's SnID, 0 where unknown.
     pub snid: u32,
+    /// The node's name in the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// The hook's name.
     pub hook: String,
     /// The reason's name.

@@ -81,7 +81,7 @@ fn connect(socket: &Path) -> Result<UnixStream> {
                 anyhow!("no agent serves {at}: start sigild, or name its socket with --socket")
             }
             ErrorKind::PermissionDenied => {
-                anyhow!("this user may not use {at}: ask as root, or add a [[run]] to sigild.toml")
+                anyhow!("this user may not use {at}: ask as root (for `labelctl run`, a [[run]] in sigild.toml will do)")
             }
             _ => anyhow!(error).context(format!("cannot reach the agent at {at}")),
         }

@@ -24,16 +24,19 @@ pub(crate) struct Cli {
 /// Options of all commands.
 #[derive(Args)]
 pub(crate) struct Global {
-    /// How data is printed
+    /// How data is printed: table, json, jsonl
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(help_heading = "Global options", hide_possible_values = true)]
     pub(crate) output: Format,
-    /// Whether to use colour; `auto` does on a terminal unless `NO_COLOR` is set
+    /// Whether to use colour: always, never, or auto (on a terminal, unless `NO_COLOR` is set)
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(help_heading = "Global options", hide_possible_values = true)]
     pub(crate) color: Color,
     /// The agent's control socket
     #[arg(
         long,
         global = true,
+        help_heading = "Global options",
         env = "SIGIL_SOCKET",
         default_value = "/run/sigil/control.sock",
         value_name = "PATH"
@@ -67,17 +70,17 @@ pub(crate) enum Color {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Check, compile and question a policy document
+    /// Check, compile, explain and push policies, and conclude their trials
     Policy(policy::Args),
     /// Read labels of packets
     Label(label::Args),
-    /// Make key files
+    /// Make key files, or rotate the keys of a Security Server
     Keys(keys::Args),
     /// Enrol, revoke and list the nodes of a Security Server
     Node(node::Args),
     /// Add, revoke and list the administrators of a Security Server
     Admin(admin::Args),
-    /// Show the alarms of a Security Server
+    /// List, follow and acknowledge the alarms of a Security Server
     Alarms(alarms::Args),
     /// Label, sign and verify programs
     Binary(binary::Args),
@@ -89,7 +92,7 @@ pub(crate) enum Command {
     Status(status::Args),
     /// Show what was seen, accepted and dropped, by hook, reason and node
     Stats(stats::Args),
-    /// Show drops and alarms as they happen
+    /// Show drops and alarms as they happen, with the time of day (UTC)
     Watch(watch::Args),
     /// Run a command in a zone
     Run(run::Args),

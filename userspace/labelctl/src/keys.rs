@@ -41,7 +41,8 @@ struct Generate {
     /// How packets are authenticated
     #[arg(long, value_enum, default_value_t)]
     suite: SuiteName,
-    /// How many epochs, so many generations of keys can follow each other without new files
+    /// How many epochs: so many generations of keys can follow each other without new files. A node
+    /// takes the next one whenever it lost its counters, as after a reboot or `sigild --detach`
     #[arg(long, value_name = "COUNT", default_value_t = 1,
         value_parser = clap::value_parser!(u8).range(1..=EPOCHS_MAX))]
     epochs: u8,
@@ -59,13 +60,13 @@ const EPOCHS_MAX: i64 = sigil_keys::EPOCHS_MAX as i64;
 #[derive(Clone, Copy, Default, ValueEnum)]
 enum SuiteName {
     /// HMAC-SHA-256: the conservative choice
-    #[default]
     #[value(name = "hmac-sha256-96")]
     HmacSha256,
-    /// Keyed BLAKE3: about a sixth of its cost
+    /// Keyed BLAKE3: about a third of its cost
     #[value(name = "blake3-96")]
     Blake3,
-    /// SipHash-2-4 with 128-bit output: the fastest
+    /// SipHash-2-4 with 128-bit output: the fastest, as `sigil-server init` chooses
+    #[default]
     #[value(name = "siphash-2-4-96")]
     SipHash24,
 }
@@ -98,7 +99,7 @@ struct KeyFile {
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
     let args = match &args.command {
         Command::Generate(args) => args,
-        Command::Rotate(args) => return server::rotate(args),
+        Command::Rotate(args) => return server::rotate(args, global),
     };
     let policy = policy::load(&args.policy, global)?;
     let snids: Vec<u32> = policy.nodes.iter().map(|node| node.snid).collect();

@@ -62,8 +62,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
         Command::Explain(args) => explain::run(args, global),
         Command::Push(args) => push::push(args, global),
         Command::Status(args) => push::status(args, global),
-        Command::Confirm(args) => push::conclude(args, true),
-        Command::Revert(args) => push::conclude(args, false),
+        Command::Confirm(args) => push::conclude(args, true, global),
+        Command::Revert(args) => push::conclude(args, false, global),
         Command::Schema => {
             io::stdout().write_all(sigil_policy::XSD.as_bytes())?;
             Ok(Answer::Yes)
@@ -110,7 +110,7 @@ impl Document {
         Ok(Self { name, bytes })
     }
 
-    fn compile(&self, in_force: Option<u64>) -> Result<Compiled, Report> {
+    pub(crate) fn compile(&self, in_force: Option<u64>) -> Result<Compiled, Report> {
         sigil_policy::compile(&self.name, &self.bytes, in_force)
     }
 
@@ -159,16 +159,30 @@ fn counted(count: usize, what: &str) -> String {
 
 /// A node or perimeter host by id or name.
 pub(crate) fn snid(policy: &Policy, word: &str) -> Result<u32> {
-    word.parse()
-        .ok()
-        .or_else(|| policy.snid(word))
-        .with_context(|| format!("the policy declares no node `{word}`"))
+    word.parse().ok().or_else(|| policy.snid(word)).with_context(|| {
+        let nodes = policy.nodes.iter().map(|node| node.name.as_str());
+        let hosts = policy.perimeter.iter().filter_map(|host| host.name.as_deref());
+        format!("the policy declares no node `{word}`, but {}", known(nodes.chain(hosts)))
+    })
 }
 
 /// A zone by id or name.
 fn scid(policy: &Policy, word: &str) -> Result<u32> {
-    word.parse()
-        .ok()
-        .or_else(|| policy.scid(word))
-        .with_context(|| format!("the policy declares no zone `{word}`"))
+    word.parse().ok().or_else(|| policy.scid(word)).with_context(|| {
+        let zones = policy.zones.iter().map(|zone| zone.name.as_str());
+        format!("the policy declares no zone `{word}`, but {}", known(zones))
+    })
+}
+
+/// The first of some names, and how many more there are.
+pub(crate) fn known<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const MOST: usize = 10;
+    let mut known: Vec<_> = names.collect();
+    let more = known.len().saturating_sub(MOST);
+    known.truncate(MOST);
+    match (known.is_empty(), more) {
+        (true, _) => "none".to_owned(),
+        (false, 0) => known.join(", "),
+        (false, more) => format!("{} and {more} more", known.join(", ")),
+    }
 }

@@ -12,10 +12,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use sigil_cluster::channel::connect;
-use sigil_cluster::proto::MAX_MESSAGE;
 use sigil_cluster::proto::admin_client::AdminClient;
+use sigil_cluster::proto::{MAX_MESSAGE, StatusRequest};
 use sigil_cluster::{Credential, tls};
 use tonic::transport::Channel;
+
+use crate::policy::known;
 
 /// Who asks the server.
 #[derive(clap::Args)]
@@ -47,6 +49,20 @@ impl Access {
             act(client).await
         })
     }
+}
+
+/// A node by its id, or by its name in the policy in force.
+async fn snid(server: &mut AdminClient<Channel>, word: &str) -> Result<u32> {
+    if let Ok(snid) = word.parse() {
+        return Ok(snid);
+    }
+    let status = server.status(StatusRequest {}).await.map_err(|e| refused(&e))?.into_inner();
+    let found = status.nodes.iter().find(|node| node.name == word);
+    found.map(|node| node.snid).with_context(|| {
+        let names = status.nodes.iter().map(|node| node.name.as_str());
+        let known = known(names.filter(|name| !name.is_empty()));
+        format!("the policy in force declares no node `{word}`, but {known}")
+    })
 }
 
 /// What the server refused, in its own words.

@@ -67,6 +67,7 @@ fn labelled() -> Reply {
 fn event(time_ns: u64) -> Reply {
     Reply::Event(Event {
         time_ns,
+        time_us: 86_399_000_000 + time_ns,
         kind: EventKind::Drop,
         hook: "ingress".to_owned(),
         reason: "bad-icv".to_owned(),
@@ -118,7 +119,7 @@ commands! {
             observed: 0,
             dropped: [("bad-icv".to_owned(), 2)].into(),
         })].into(),
-        pairs: vec![Pair { snid: 2, hook: "ingress".to_owned(), reason: "bad-icv".to_owned(), count: 2 }],
+        pairs: vec![Pair { snid: 2, node: Some("two".to_owned()), hook: "ingress".to_owned(), reason: "bad-icv".to_owned(), count: 2 }],
         ..Stats::default()
     })];
     watch_counts_events_and_tells_of_missed_ones: "watch -o jsonl --count 2" =>

@@ -11,7 +11,8 @@ use sigil_common::label::Label;
 use crate::lower::{self, LowerError};
 use crate::model::{ANY, Policy, Rule};
 use crate::permission::Class;
-use facts::{Names, facts};
+pub(crate) use facts::Names;
+use facts::facts;
 
 /// Something that is so under one of two policies only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

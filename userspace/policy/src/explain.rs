@@ -5,6 +5,7 @@ use sigil_common::abi::policy::socket;
 use sigil_common::label::Label;
 
 use crate::decide::{Decision, Outcome};
+use crate::difference::Names;
 use crate::model::Policy;
 use crate::permission::{Class, OPEN_MASK, Permission};
 
@@ -72,9 +73,13 @@ impl Policy {
         let Some(permission) = permission.filter(|_| class != Class::Transition) else {
             return self.explain_transition(source, target);
         };
+        let names = Names { new: self, old: None };
+        let named = |label| names.label(label);
         let what = match target {
-            Some(target) => format!("{} from {source} to {target}", permission.name),
-            None => format!("{} for {source}", permission.name),
+            Some(target) => {
+                format!("{} from {} to {}", permission.name, named(source), named(target))
+            }
+            None => format!("{} for {}", permission.name, named(source)),
         };
         let none = format!("no rule of class {class} grants {what}");
         match (class, target) {
@@ -85,8 +90,9 @@ impl Policy {
                     Some(denial) if self.open(source, target).decision.allows() => {
                         let line = denial.line();
                         let reason = format!(
-                            "denied by {}: {source} may not use sockets so at all",
-                            self.rule_at(line)
+                            "denied by {}: {} may not use sockets so at all",
+                            self.rule_at(line),
+                            named(source)
                         );
                         Explanation::new(false, line, reason)
                     }
@@ -108,7 +114,9 @@ impl Policy {
             (Class::Socket, None) => self.answer(self.local(source, permission.bit), &what, &none),
             (Class::Network, Some(target)) => {
                 let none = format!(
-                    "no rule of class NETWORK or SOCKET admits packets from {source} to {target}"
+                    "no rule of class NETWORK or SOCKET admits packets from {} to {}",
+                    named(source),
+                    named(target)
                 );
                 self.answer(self.receive(source, target), &what, &none)
             }

@@ -102,8 +102,9 @@ fn print(stats: &Stats, args: &Args, to: &mut impl Write) -> io::Result<()> {
         }
     }
     let mut pairs = Table::new(&["FROM NODE", "HOOK", "REASON", "COUNT"]);
-    for Pair { snid, hook, reason, count } in &stats.pairs {
-        let node = if *snid == 0 { "unknown".to_owned() } else { snid.to_string() };
+    for Pair { snid, node, hook, reason, count } in &stats.pairs {
+        let unnamed = || if *snid == 0 { "unknown".to_owned() } else { snid.to_string() };
+        let node = node.clone().unwrap_or_else(unnamed);
         pairs.row([node, hook.clone(), reason.clone(), count.to_string()]);
     }
     for table in [reasons, pairs] {
@@ -134,6 +135,7 @@ mod tests {
         };
         let pair = |snid, reason: &str, count| Pair {
             snid,
+            node: (snid == 2).then(|| "two".to_owned()),
             hook: "ingress".to_owned(),
             reason: reason.to_owned(),
             count,

@@ -48,11 +48,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// `[  12.345678] drop ingress no-rule tcp two/web 10.77.0.2:40000 -> one/app 10.77.0.1:80 …`
+/// In UTC: `[17:04:12.345678] drop ingress no-rule tcp two/web 10.77.0.2:40000 -> one/app 10.77.0.1:80 …`
 fn line(event: &Event) -> String {
-    let (seconds, micros) = (event.time_ns / 1_000_000_000, event.time_ns / 1000 % 1_000_000);
+    let (seconds, micros) = (event.time_us / 1_000_000, event.time_us % 1_000_000);
+    let (hours, minutes, seconds) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
     let mut line = format!(
-        "[{seconds:>5}.{micros:06}] {:<8} {:<8} {:<17} {:<4} {} -> {}",
+        "[{hours:02}:{minutes:02}:{seconds:02}.{micros:06}] {:<8} {:<8} {:<17} {:<4} {} -> {}",
         event.kind.name(),
         event.hook,
         event.reason,
@@ -106,6 +107,7 @@ mod tests {
         };
         let drop = Event {
             time_ns: 12_345_678_901,
+            time_us: 86_400_000_000 + 61_452_345_678,
             kind: EventKind::Drop,
             hook: "deliver".to_owned(),
             reason: "no-rule".to_owned(),

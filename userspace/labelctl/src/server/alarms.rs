@@ -1,11 +1,17 @@
 //! `labelctl alarms`.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Subcommand;
+use clap::builder::PossibleValuesParser;
 use serde::Serialize;
-use sigil_cluster::proto::{AcknowledgeRequest, Alarm, AlarmsRequest, Party};
+use sigil_cluster::channel::ConnectError;
+use sigil_cluster::proto::admin_client::AdminClient;
+use sigil_cluster::proto::{ALARM_KINDS, AcknowledgeRequest, Alarm, AlarmsRequest, Party};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::policy::time;
 use super::{Access, refused, seconds, span};
@@ -24,13 +30,12 @@ enum Command {
     List(Filter),
     /// List them, and print new ones as they come
     Follow(Filter),
-    /// Acknowledge alarms: they are listed no more; exit 1 if one is not there
+    /// Acknowledge alarms, by number or by filter: they are listed no more; exit 1 if one is not there
     Ack {
         /// The alarms' numbers
-        #[arg(required = true)]
         numbers: Vec<u64>,
         #[command(flatten)]
-        access: Access,
+        filter: Filter,
     },
 }
 
@@ -39,15 +44,18 @@ struct Filter {
     /// Only alarms above this number
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     after: u64,
-    /// Only alarms of the last so long: 90s, 10m
+    /// Only alarms of the last so long: 90s, 10m, 2h, 1d
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<u32>,
-    /// Only alarms about this node
-    #[arg(long, value_name = "SNID")]
-    node: Option<u32>,
-    /// Only alarms of this kind
+    /// Only alarms about this node, by number or name
     #[arg(long)]
+    node: Option<String>,
+    /// Only alarms of this kind
+    #[arg(long, value_parser = PossibleValuesParser::new(ALARM_KINDS))]
     kind: Option<String>,
+    /// Only alarms about drops of this reason, as `labelctl stats --explain` lists them
+    #[arg(long)]
+    reason: Option<String>,
     /// Only alarms whose source or target is in this zone, by number or name
     #[arg(long)]
     zone: Option<String>,
@@ -59,44 +67,146 @@ struct Filter {
 }
 
 impl Filter {
-    fn passes(&self, alarm: &Alarm) -> bool {
+    fn passes(&self, node: Option<u32>, alarm: &Alarm) -> bool {
         let in_zone = |zone: &String| {
             let parties = [&alarm.source, &alarm.target].into_iter().flatten();
             let id = zone.parse::<u32>().ok();
             parties.into_iter().any(|party| Some(party.scid) == id || party.zone == *zone)
         };
-        self.node.is_none_or(|snid| alarm.snid == snid)
+        node.is_none_or(|snid| alarm.snid == snid)
             && self.kind.as_ref().is_none_or(|kind| alarm.kind == *kind)
+            && self.reason.as_ref().is_none_or(|reason| alarm.reason == *reason)
             && self.zone.as_ref().is_none_or(in_zone)
+    }
+
+    fn names_any(&self) -> bool {
+        let named = [&self.node, &self.kind, &self.reason, &self.zone];
+        self.after > 0 || self.since.is_some() || named.into_iter().any(Option::is_some)
+    }
+
+    fn request(&self, follow: bool, after: u64) -> AlarmsRequest {
+        let since = self.since.map_or(0, |ago| seconds() - i64::from(ago));
+        AlarmsRequest { follow, after, since, all: self.all }
+    }
+
+    /// The node that is asked for, if one is.
+    async fn snid(&self, server: &mut AdminClient<Channel>) -> Result<Option<u32>> {
+        let Some(word) = &self.node else { return Ok(None) };
+        super::snid(server, word).await.map(Some)
     }
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
-    let (filter, follow) = match &args.command {
-        Command::List(filter) => (filter, false),
-        Command::Follow(filter) => (filter, true),
-        Command::Ack { numbers, access } => return acknowledge(numbers, access),
-    };
-    filter.access.with(|mut server| async move {
-        let since = filter.since.map_or(0, |ago| seconds() - i64::from(ago));
-        let request = AlarmsRequest { follow, after: filter.after, since, all: filter.all };
-        let mut alarms = server.alarms(request).await.map_err(|e| refused(&e))?.into_inner();
-        while let Some(alarm) = alarms.message().await.map_err(|e| refused(&e))? {
-            if filter.passes(&alarm) {
-                print(&alarm, global)?;
-            }
+    match &args.command {
+        Command::List(filter) => {
+            filter.access.with(|mut server| async move {
+                let node = filter.snid(&mut server).await?;
+                let request = filter.request(false, filter.after);
+                each(&mut server, request, |alarm| {
+                    if filter.passes(node, alarm) { print(alarm, global) } else { Ok(()) }
+                })
+                .await?
+                .map_or(Ok(()), |end| Err(refused(&end)))
+            })?;
+            Ok(Answer::Yes)
         }
-        Ok(Answer::Yes)
-    })
+        Command::Follow(filter) => follow(filter, global),
+        Command::Ack { numbers, filter } => acknowledge(numbers, filter, global),
+    }
 }
 
-fn acknowledge(numbers: &[u64], access: &Access) -> Result<Answer> {
-    let request = AcknowledgeRequest { numbers: numbers.to_vec() };
-    let count = access.with(|mut server| async move {
-        Ok(server.acknowledge(request).await.map_err(|e| refused(&e))?.into_inner().count)
+/// Does something with each alarm; why the server ended the list before its end, if it did.
+async fn each(
+    server: &mut AdminClient<Channel>,
+    request: AlarmsRequest,
+    mut act: impl FnMut(&Alarm) -> Result<()>,
+) -> Result<Option<Status>> {
+    let mut alarms = match server.alarms(request).await {
+        Ok(alarms) => alarms.into_inner(),
+        Err(end) => return Ok(Some(end)),
+    };
+    loop {
+        match alarms.message().await {
+            Ok(Some(alarm)) => act(&alarm)?,
+            Ok(None) => return Ok(None),
+            Err(end) => return Ok(Some(end)),
+        }
+    }
+}
+
+/// Goes on where it was whenever a server is there again.
+fn follow(filter: &Filter, global: &Global) -> Result<Answer> {
+    const PAUSE: Duration = Duration::from_secs(1);
+    let mut after = filter.after;
+    let mut node = None;
+    let mut attached = false;
+    loop {
+        let (last, node, known) = (&mut after, &mut node, &mut attached);
+        let outcome = filter.access.with(|mut server| async move {
+            if !*known {
+                *node = filter.snid(&mut server).await?;
+                *known = true;
+            }
+            let request = filter.request(true, *last);
+            each(&mut server, request, |alarm| {
+                *last = alarm.number.max(*last);
+                if filter.passes(*node, alarm) { print(alarm, global) } else { Ok(()) }
+            })
+            .await
+        });
+        let why = match outcome {
+            Ok(Some(end))
+                if matches!(end.code(), Code::PermissionDenied | Code::Unauthenticated) =>
+            {
+                return Err(refused(&end));
+            }
+            Ok(end) => end.map_or_else(|| "it hung up".to_owned(), |end| end.message().to_owned()),
+            Err(error) if attached && error.is::<ConnectError>() => {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        writeln!(io::stderr(), "labelctl: the server is gone ({why}): waiting for it")?;
+        std::thread::sleep(PAUSE);
+    }
+}
+
+#[derive(Serialize)]
+struct Acknowledged {
+    count: u64,
+}
+
+fn acknowledge(numbers: &[u64], filter: &Filter, global: &Global) -> Result<Answer> {
+    if numbers.is_empty() != filter.names_any() {
+        bail!("name either numbers or a filter, such as --kind drop or --since 1h");
+    }
+    let (count, wanted) = filter.access.with(|mut server| async move {
+        let node = filter.snid(&mut server).await?;
+        let mut chosen = numbers.to_vec();
+        if numbers.is_empty() {
+            let request = AlarmsRequest { all: false, ..filter.request(false, filter.after) };
+            let end = each(&mut server, request, |alarm| {
+                if filter.passes(node, alarm) {
+                    chosen.push(alarm.number);
+                }
+                Ok(())
+            });
+            if let Some(end) = end.await? {
+                return Err(refused(&end));
+            }
+        }
+        let wanted = chosen.len();
+        let request = AcknowledgeRequest { numbers: chosen };
+        let reply = server.acknowledge(request).await.map_err(|e| refused(&e))?;
+        Ok((reply.into_inner().count, wanted))
     })?;
-    writeln!(io::stdout(), "{count} acknowledged")?;
-    Ok((usize::try_from(count)? >= numbers.len()).into())
+    if global.output == Format::Table {
+        writeln!(io::stdout(), "{count} acknowledged")?;
+    } else {
+        output::json(global.output, &Acknowledged { count })?;
+    }
+    Ok((usize::try_from(count)? >= wanted).into())
 }
 
 #[derive(Serialize)]

@@ -9,6 +9,7 @@ use sigil_cluster::proto::{EnrollRequest, RevokeRequest};
 use sigil_cluster::proto::{NodeStatus, StatusRequest};
 use zeroize::Zeroizing;
 
+use super::policy::time;
 use super::{Access, refused, seconds, span};
 use crate::cli::{Format, Global};
 use crate::output::{self, Answer, Table};
@@ -23,18 +24,20 @@ pub(crate) struct Args {
 enum Command {
     /// Print a one-time token with which a node joins (`sigild join`)
     Enroll {
-        /// The node's SnID
-        snid: u32,
-        /// For how many seconds the token is good
-        #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+        /// The node, by SnID or name
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// For how long the token is good: 90s, 10m, 2h, at most 7d
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time)]
         valid: u32,
         #[command(flatten)]
         access: Access,
     },
     /// Cut a node off: no other node takes its packets any more; exit 1 if one has yet to follow
     Revoke {
-        /// The node's SnID
-        snid: u32,
+        /// The node, by SnID or name
+        #[arg(value_name = "NODE")]
+        node: String,
         #[command(flatten)]
         access: Access,
     },
@@ -47,8 +50,8 @@ enum Command {
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
     match &args.command {
-        Command::Enroll { snid, valid, access } => enroll(*snid, *valid, access, global),
-        Command::Revoke { snid, access } => revoke(*snid, access, global),
+        Command::Enroll { node, valid, access } => enroll(node, *valid, access, global),
+        Command::Revoke { node, access } => revoke(node, access, global),
         Command::List { access } => {
             let status = access.with(|mut server| async move {
                 Ok(server.status(StatusRequest {}).await.map_err(|e| refused(&e))?.into_inner())
@@ -66,10 +69,11 @@ struct Drawn<'a> {
     expires: i64,
 }
 
-fn enroll(snid: u32, valid_seconds: u32, access: &Access, global: &Global) -> Result<Answer> {
-    let reply = access.with(|mut server| async move {
+fn enroll(node: &str, valid_seconds: u32, access: &Access, global: &Global) -> Result<Answer> {
+    let (snid, reply) = access.with(|mut server| async move {
+        let snid = super::snid(&mut server, node).await?;
         let request = EnrollRequest { snid, valid_seconds };
-        Ok(server.enroll(request).await.map_err(|e| refused(&e))?.into_inner())
+        Ok((snid, server.enroll(request).await.map_err(|e| refused(&e))?.into_inner()))
     })?;
     let expires = reply.expires;
     let token = Zeroizing::new(String::from_utf8(reply.token)?);
@@ -88,10 +92,11 @@ struct Revoked {
     waiting: Vec<u32>,
 }
 
-fn revoke(snid: u32, access: &Access, global: &Global) -> Result<Answer> {
-    let waiting = access.with(|mut server| async move {
+fn revoke(node: &str, access: &Access, global: &Global) -> Result<Answer> {
+    let (snid, waiting) = access.with(|mut server| async move {
+        let snid = super::snid(&mut server, node).await?;
         let request = RevokeRequest { snid };
-        Ok(server.revoke(request).await.map_err(|e| refused(&e))?.into_inner().waiting)
+        Ok((snid, server.revoke(request).await.map_err(|e| refused(&e))?.into_inner().waiting))
     })?;
     let all = waiting.is_empty();
     if global.output != Format::Table {

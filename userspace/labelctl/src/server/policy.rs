@@ -8,12 +8,13 @@ use serde::Serialize;
 use sigil_cluster::proto::{
     Change, ConfirmRequest, NodeStatus, PushRequest, RotateRequest, StatusReply, StatusRequest,
 };
+use sigil_policy::Compiled;
 
 use super::node::Row;
 use super::{Access, refused, seconds, span};
 use crate::cli::{Format, Global};
 use crate::output::{self, Answer, Table};
-use crate::policy::{Document, snid};
+use crate::policy::{Document, render, snid};
 
 #[derive(clap::Args)]
 pub(crate) struct PushArgs {
@@ -37,20 +38,23 @@ pub(crate) struct PushArgs {
 const CONFIRM_WITHIN: u32 = 60;
 
 pub(super) fn time(text: &str) -> Result<u32, String> {
-    let (digits, unit) = match text.strip_suffix('m') {
-        Some(minutes) => (minutes, 60),
-        None => (text.strip_suffix('s').unwrap_or(text), 1),
-    };
+    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
+    let split = |(unit, seconds): (char, u32)| Some((text.strip_suffix(unit)?, seconds));
+    let (digits, unit) = units.into_iter().find_map(split).unwrap_or((text, 1));
     let number = digits.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
-    number.filter(|seconds| *seconds > 0).ok_or_else(|| "a time is like 60s or 10m".to_owned())
+    number
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(|| "a time is like 60s, 10m, 2h or 1d".to_owned())
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Pushed {
     accepted: bool,
     dry_run: bool,
     revision: u64,
     serial: u64,
+    /// Why not, where it is refused.
+    report: String,
     changes: Vec<Changed>,
     more: u64,
 }
@@ -66,7 +70,19 @@ struct Changed {
 
 pub(crate) fn push(args: &PushArgs, global: &Global) -> Result<Answer> {
     let document = Document::read(&args.file)?;
-    let policy = document.policy(global)?;
+    let policy = match document.compile(None) {
+        Ok(Compiled { policy, warnings }) => {
+            render(&warnings, global)?;
+            policy
+        }
+        Err(report) => {
+            render(&report, global)?;
+            let refused =
+                Pushed { dry_run: args.dry_run, report: report.to_string(), ..Pushed::default() };
+            say(&refused, false, global)?;
+            return Ok(Answer::No);
+        }
+    };
     let canary: Vec<u32> = if args.canary.is_empty() && args.confirm_within.is_some() {
         policy.nodes.iter().map(|node| node.snid).collect()
     } else {
@@ -92,6 +108,7 @@ pub(crate) fn push(args: &PushArgs, global: &Global) -> Result<Answer> {
         dry_run: args.dry_run,
         revision: reply.revision,
         serial: reply.serial,
+        report: reply.report,
         changes,
         more: reply.more,
     };
@@ -142,11 +159,21 @@ pub(crate) struct ConcludeArgs {
     access: Access,
 }
 
-pub(crate) fn conclude(args: &ConcludeArgs, keep: bool) -> Result<Answer> {
+#[derive(Serialize)]
+struct Concluded {
+    kept: bool,
+    revision: u64,
+}
+
+pub(crate) fn conclude(args: &ConcludeArgs, keep: bool, global: &Global) -> Result<Answer> {
     let reply = args.access.with(|mut server| async move {
         let request = ConfirmRequest { keep };
         Ok(server.confirm(request).await.map_err(|e| refused(&e))?.into_inner())
     })?;
+    if global.output != Format::Table {
+        output::json(global.output, &Concluded { kept: keep, revision: reply.revision })?;
+        return Ok(Answer::Yes);
+    }
     let what = if keep { "confirmed" } else { "reverted" };
     writeln!(io::stdout(), "{what}; revision {} goes to all nodes", reply.revision)?;
     Ok(Answer::Yes)
@@ -158,10 +185,19 @@ pub(crate) struct RotateArgs {
     access: Access,
 }
 
-pub(crate) fn rotate(args: &RotateArgs) -> Result<Answer> {
+#[derive(Serialize)]
+struct Rotated {
+    epoch: u32,
+}
+
+pub(crate) fn rotate(args: &RotateArgs, global: &Global) -> Result<Answer> {
     let reply = args.access.with(|mut server| async move {
         Ok(server.rotate(RotateRequest {}).await.map_err(|e| refused(&e))?.into_inner())
     })?;
+    if global.output != Format::Table {
+        output::json(global.output, &Rotated { epoch: reply.epoch })?;
+        return Ok(Answer::Yes);
+    }
     writeln!(io::stdout(), "epoch {} follows as soon as all nodes accept it", reply.epoch)?;
     Ok(Answer::Yes)
 }
@@ -260,9 +296,10 @@ mod tests {
     use super::time;
 
     #[test]
-    fn times_are_seconds_or_minutes() {
+    fn times_have_units() {
         assert_eq!((time("60s"), time("5"), time("2m")), (Ok(60), Ok(5), Ok(120)));
-        for bad in ["", "0s", "-1s", "1h", "99999999999s", "80000000m"] {
+        assert_eq!((time("2h"), time("1d")), (Ok(7200), Ok(86_400)));
+        for bad in ["", "0s", "-1s", "1w", "h", "99999999999s", "80000000m"] {
             assert!(time(bad).is_err(), "{bad}");
         }
     }

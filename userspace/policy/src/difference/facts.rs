@@ -85,14 +85,14 @@ pub(super) fn facts(policy: &Policy) -> Result<BTreeSet<Fact>, LowerError> {
 }
 
 /// What people call things: as the new policy does, or as the old one did.
-pub(super) struct Names<'p> {
-    pub(super) new: &'p Policy,
-    pub(super) old: Option<&'p Policy>,
+pub(crate) struct Names<'p> {
+    pub(crate) new: &'p Policy,
+    pub(crate) old: Option<&'p Policy>,
 }
 
 impl Names<'_> {
     /// `node:zone`.
-    pub(super) fn label(&self, label: Label) -> String {
+    pub(crate) fn label(&self, label: Label) -> String {
         format!("{}:{}", self.node(label.snid), self.zone(label.scid))
     }
 

@@ -32,6 +32,8 @@ async fn alarms(server: &Server) -> Result<Vec<String>> {
     let mut stream = server.admin().await?.alarms(request).await?.into_inner();
     let mut alarms = Vec::new();
     while let Some(alarm) = stream.message().await? {
+        let known = sigil_cluster::proto::ALARM_KINDS.contains(&alarm.kind.as_str());
+        anyhow::ensure!(known, "{} is not among the kinds", alarm.kind);
         alarms.push(format!("{} {}: {}", alarm.snid, alarm.kind, alarm.message));
     }
     Ok(alarms)
