@@ -42,10 +42,15 @@ fn a_trial_needs_no_list_of_nodes_and_something_to_go_back_to() -> Result<()> {
     let said =
         host.start(shell.env("SIGIL_ADMIN", server.admin()))?.wait(sigil_harness::PATIENCE)?;
     assert_eq!(said.code, 0, "{said:?}");
+    let shown = server.labelctl(&host, &["policy", "show"])?.stdout;
+    assert_eq!(shown, fs::read_to_string(&first)?);
     let second = document(&host, 2, "", "")?;
     let said = server.administer(&host, &["policy", "push", &second, "--confirm-within", "60s"])?;
     assert!(said.ends_with("on trial"), "{said}");
     assert_eq!(server.status(&host)?.serial, 1);
+    let trial = server.labelctl(&host, &["policy", "show", "--revision", "2"])?.stdout;
+    assert_eq!(trial, fs::read_to_string(&second)?);
+    assert_eq!(server.labelctl(&host, &["policy", "show", "--revision", "9"])?.code, 2);
     let third = document(&host, 3, "", "")?;
     let busy = server.labelctl(&host, &["policy", "push", &third])?;
     assert!(busy.stderr.contains("a canary is on trial"), "{busy:?}");

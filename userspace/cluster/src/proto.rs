@@ -14,7 +14,7 @@ use zeroize::Zeroize;
 tonic::include_proto!("sigil.v1");
 
 /// Kinds of [`Alarm`]: what nodes report, then what the server finds.
-pub const ALARM_KINDS: [&str; 19] = [
+pub const ALARM_KINDS: [&str; 20] = [
     "drop",
     "rule",
     "guarded-again",
@@ -22,6 +22,7 @@ pub const ALARM_KINDS: [&str; 19] = [
     "node-problem",
     "tampered",
     "other",
+    "admin-refused",
     "alarms-broken",
     "alarms-lost",
     "alarms-missing",

@@ -72,7 +72,10 @@ impl Server {
     #[must_use]
     pub fn absence(&self) -> String {
         let why = self.problem.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
-        format!("no server{why}")
+        match self.silent {
+            Some(silent) => format!("no server for {silent} s{why}"),
+            None => format!("no server yet{why}"),
+        }
     }
 
     /// In a sentence; what [`Server::absence`] says is left out.

@@ -45,6 +45,8 @@ enum Command {
     Explain(explain::Args),
     /// Give a policy to the Security Server, which brings it to all nodes; exit 1 if it is refused
     Push(push::PushArgs),
+    /// Print the document that is in force, as the Security Server keeps it
+    Show(push::ShowArgs),
     /// Say which node runs which policy; exit 1 if one lags
     Status(push::StatusArgs),
     /// End the trial of a policy: all nodes get it
@@ -61,6 +63,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
         Command::Compile { file, node } => compile(file, node, global),
         Command::Explain(args) => explain::run(args, global),
         Command::Push(args) => push::push(args, global),
+        Command::Show(args) => push::show(args, global),
         Command::Status(args) => push::status(args, global),
         Command::Confirm(args) => push::conclude(args, true, global),
         Command::Revert(args) => push::conclude(args, false, global),

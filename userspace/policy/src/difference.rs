@@ -206,7 +206,9 @@ impl<'p> Rules<'p> {
             .policy
             .local_entries(node, class, of(ANY).chain(of(snid)), |_, cell| Some(cell.masks()));
         if class == Class::Process && !self.policy.governs_processes() {
-            rows.iter_mut().for_each(|(_, (allow, _))| *allow = FORK | EXECVE);
+            for (_, (allow, _)) in &mut rows {
+                *allow = FORK | EXECVE;
+            }
         }
         rows.into_iter().collect()
     }

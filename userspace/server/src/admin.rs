@@ -10,7 +10,7 @@ use sigil_cluster::proto::{
     AcknowledgeReply, AcknowledgeRequest, AddAdminReply, AddAdminRequest, AdminStatus, AdminsReply,
     AdminsRequest, Alarm, AlarmsRequest, ConfirmReply, ConfirmRequest, EnrollReply, EnrollRequest,
     NodeStatus, Party, PushReply, PushRequest, RevokeAdminReply, RevokeAdminRequest, RevokeReply,
-    RevokeRequest, RotateReply, RotateRequest, StatusReply, StatusRequest,
+    RevokeRequest, RotateReply, RotateRequest, ShowReply, ShowRequest, StatusReply, StatusRequest,
 };
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, sleep};
@@ -78,6 +78,11 @@ impl Admin for Desk {
         let by = Caller::of(&self.state, &request)?;
         let revision = release::conclude(&self.state, &by, request.get_ref().keep).await?;
         Ok(Response::new(ConfirmReply { revision }))
+    }
+
+    async fn show(&self, request: Request<ShowRequest>) -> Result<Response<ShowReply>, Refusal> {
+        Caller::of(&self.state, &request)?;
+        Ok(Response::new(release::show(&self.state, request.get_ref().revision).await?))
     }
 
     async fn status(

@@ -84,7 +84,7 @@ impl State {
         in_use.insert(name.to_owned(), compiled);
     }
 
-    async fn document(&self, name: &str) -> Result<Vec<u8>> {
+    pub(crate) async fn document(&self, name: &str) -> Result<Vec<u8>> {
         let mut document = Vec::new();
         for stored in self.store.scan(&format!("document/{name}/")).await? {
             let sealed = stored.value.unwrap_or_default();

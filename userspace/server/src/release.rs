@@ -228,6 +228,21 @@ pub(crate) async fn part(
     Ok(Some(envelope::sign(&envelope, &state.policy_key)))
 }
 
+/// The document of what is in force, or of another revision that is kept.
+pub(crate) async fn show(state: &State, revision: u64) -> Result<proto::ShowReply, Refusal> {
+    let policies = state.snapshot().policies.value.clone();
+    let trial = policies.canary.map(|canary| canary.release);
+    let release = match revision {
+        0 => policies.current,
+        _ => policies.current.into_iter().chain(trial).find(|one| one.revision == revision),
+    };
+    let Release { revision, serial, document, .. } = release.ok_or_else(|| {
+        Refusal::not_found("no such policy: only what is in force and what is on trial is kept")
+    })?;
+    let document = state.document(&document).await.map_err(|error| unavailable(&error))?;
+    Ok(proto::ShowReply { revision, serial, document })
+}
+
 /// The policy of a release.
 pub(crate) async fn parsed(state: &State, release: &Release) -> anyhow::Result<Arc<Accepted>> {
     state.policy(&release.document).await

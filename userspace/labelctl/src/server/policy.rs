@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::Serialize;
 use sigil_cluster::proto::{
-    Change, ConfirmRequest, NodeStatus, PushRequest, RotateRequest, StatusReply, StatusRequest,
+    Change, ConfirmRequest, NodeStatus, PushRequest, RotateRequest, ShowRequest, StatusReply,
+    StatusRequest,
 };
 use sigil_policy::Compiled;
 
@@ -151,6 +152,37 @@ fn say(pushed: &Pushed, trial: bool, global: &Global) -> Result<()> {
         writeln!(out, "serial {} is revision {}{trial}", pushed.serial, pushed.revision)?;
     }
     Ok(())
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ShowArgs {
+    /// The revision that is on trial, instead of what is in force
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<u64>,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    revision: u64,
+    serial: u64,
+    document: String,
+}
+
+pub(crate) fn show(args: &ShowArgs, global: &Global) -> Result<Answer> {
+    let reply = args.access.with(|mut server| async move {
+        let request = ShowRequest { revision: args.revision.unwrap_or(0) };
+        Ok(server.show(request).await.map_err(|e| refused(&e))?.into_inner())
+    })?;
+    if global.output == Format::Table {
+        io::stdout().write_all(&reply.document)?;
+    } else {
+        let (revision, serial) = (reply.revision, reply.serial);
+        let document = String::from_utf8(reply.document)?;
+        output::json(global.output, &Shown { revision, serial, document })?;
+    }
+    Ok(Answer::Yes)
 }
 
 #[derive(clap::Args)]

@@ -104,7 +104,7 @@ async fn one_who_was_revoked_is_out_with_all_that_he_had_begun() -> Result<()> {
     assert_eq!(may(&bob).await.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(revoke(&bob, "admin").await.unwrap_err().code(), Code::PermissionDenied);
     let late =
-        format!("{:#}", join(server.address, &token.parse()?).await.err().context("joined")?);
+        format!("{:#}", join(server.address, 5, &token.parse()?).await.err().context("joined")?);
     assert!(late.contains("not known"), "his token: {late}");
     let told = kept(&server, "admin-refused").await?;
     assert!(told.iter().any(|alarm| alarm.message.contains("bob")), "{told:?}");
