@@ -132,6 +132,104 @@ fn room_is_reserved_and_given_back() -> Result<()> {
     Ok(())
 }
 
+/// Of several hops, written out or as nexthop objects: all of a route has room, and keeps its hops.
+#[test]
+fn routes_of_several_hops() -> Result<()> {
+    const ADDRESS: &str = "<address> 10.77.0.2 </address>";
+    const MORE: [&str; 3] = ["10.88.0.1", "10.88.0.2", "10.88.0.3"];
+    let more = MORE.map(|address| format!("<address> {address} </address>")).concat();
+    let policy = POLICY.replace(ADDRESS, &format!("{ADDRESS}{more}"));
+    let setting = Setting { mode: "xdp", ..Setting::of(&policy) };
+    let mut cluster = Cluster::prepare("hops", &setting)?;
+    // Two equal hops to the same peer.
+    let peer = cluster.node("two")?;
+    peer.netns().ip("addr add 10.77.0.22/24 dev eth0")?;
+    for address in MORE {
+        peer.netns().ip(&format!("addr add {address}/32 dev eth0"))?;
+    }
+    let one = cluster.node("one")?;
+    one.netns()
+        .ip("route add 10.88.0.1 nexthop via 10.77.0.2 dev eth0 nexthop via 10.77.0.22 dev eth0")?;
+    let hops = route(one, MORE[0])?;
+    // A cable that was pulled is a reason neither to start not, nor to start without room.
+    let port = one.port();
+    cluster.lab.switch().ip(&format!("link set {port} down"))?;
+    cluster.member("one")?.start()?;
+    cluster.lab.switch().ip(&format!("link set {port} up"))?;
+    let member = cluster.member("one")?;
+    member.take_agent()?.kill9()?;
+    member.node.netns().ip("nexthop add id 1 via 10.77.0.2 dev eth0\n\
+         nexthop add id 2 via 10.77.0.22 dev eth0\n\
+         nexthop add id 3 group 1/2\n\
+         route add 10.88.0.2 nhid 3\nroute add 10.88.0.3 nhid 1 metric 7")?;
+    let before = [hops, route(&member.node, MORE[1])?, route(&member.node, MORE[2])?];
+    member.start()?;
+    cluster.member("two")?.start()?;
+    let (one, two) = (cluster.node("one")?, cluster.node("two")?);
+    let _stream = two.serve(APP, &["tcp-echo", "8000"])?;
+    for address in MORE {
+        assert!(route(one, address)?.contains("mtu 1460"), "{}", route(one, address)?);
+        let exchange =
+            one.exchange(WEB, &["tcp-exchange", &format!("{address}:8000"), "1000000"])?;
+        assert!(exchange.is_complete(), "{address}: {exchange:?}");
+    }
+    let stats = one.stats()?;
+    let reasons = stats.reasons().into_iter().filter(|(_, count)| *count > 0);
+    assert_eq!(reasons.collect::<BTreeMap<_, _>>(), BTreeMap::new());
+    // Where a route tells its object's id alone.
+    one.netns().sysctl("ipv4/nexthop_compat_mode", "0")?;
+    one.netns().ip("route add 10.99.0.0/16 nhid 3")?;
+    let member = cluster.member("one")?;
+    member.take_agent()?.kill9()?;
+    member.start()?;
+    assert!(route(&member.node, "10.99.0.0/16")?.contains("nhid 3 mtu 1460"));
+    member.take_agent()?.detach(&member.node)?;
+    member.node.netns().ip("route del 10.99.0.0/16")?;
+    member.node.netns().sysctl("ipv4/nexthop_compat_mode", "1")?;
+    for (address, before) in MORE.iter().zip(before) {
+        assert_eq!(route(&member.node, address)?, before);
+    }
+    Ok(())
+}
+
+/// A route over two cluster NICs and one that is none has room for the longest label on the shortest.
+#[test]
+fn a_route_over_several_interfaces() -> Result<()> {
+    let mut cluster = Cluster::prepare("wide", &Setting { mode: "tc", ..Setting::of(POLICY) })?;
+    let member = cluster.member("one")?;
+    member.config.interfaces.push("eth1".into());
+    let one = &member.node;
+    for (number, hop) in [("1", "10.78.0.2"), ("2", "10.79.0.2")] {
+        one.netns().ip(&format!(
+            "link add eth{number} type veth peer name far{number}\n\
+             link set far{number} up\nlink set eth{number} up mtu 9000\n\
+             addr add {hop}1/24 dev eth{number}"
+        ))?;
+    }
+    one.netns().ip("link set eth0 mtu 9000\n\
+         route add 10.88.0.0/16 nexthop via 10.77.0.2 dev eth0 nexthop via 10.78.0.2 dev eth1 \
+         nexthop via 10.79.0.2 dev eth2")?;
+    let before = said(one, &["ip", "route", "show"])?;
+    for (first, second, room) in
+        [(9000, 1500, "mtu 1460"), (1500, 9000, "mtu 1460"), (1400, 1300, "mtu 1260")]
+    {
+        member
+            .node
+            .netns()
+            .ip(&format!("link set eth0 mtu {first}\nlink set eth1 mtu {second}"))?;
+        member.start()?;
+        let given = || Ok(route(&member.node, "10.88.0.0/16")?.contains(room).then_some(()));
+        until("room on the shortest", PATIENCE, given)?;
+        let agent = member.take_agent()?;
+        assert!(!agent.stderr().contains("somebody"), "{}", agent.stderr());
+        agent.stop()?;
+    }
+    member.start()?;
+    member.take_agent()?.detach(&member.node)?;
+    assert_eq!(said(&member.node, &["ip", "route", "show"])?, before);
+    Ok(())
+}
+
 /// Between XDP and the stack, packets of one flow are merged; an operator may undo that.
 #[test]
 fn received_packets_are_merged_behind_xdp() -> Result<()> {

@@ -90,14 +90,15 @@ impl Datapath {
         let limit = gso_limit(integrity);
         reserved.gso_max_segs.get_or_insert(found.gso_max_segs);
         let changed = found.gso_max_segs != limit;
-        let routes = netlink.without_room(found, &mut reserved)?;
+        let routes = netlink.without_room(found, &mut reserved, &self.state.others(name))?;
         // What will be changed is on disk before it is.
         self.state.set_reserved(name, Some(reserved.clone()))?;
         if changed {
             netlink.set_gso_max_segs(found.index, limit)?;
         }
-        let again = netlink.reserve(found, routes, &mut reserved)?;
+        let again = netlink.reserve(found, routes, &mut reserved);
         self.state.set_reserved(name, Some(reserved))?;
+        let again = again?;
         if changed {
             // Sockets read the limit when they look up their route.
             netlink.flush_routes(found)?;

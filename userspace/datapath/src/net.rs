@@ -5,15 +5,17 @@
 //! segments and its MSS, UDP for fragments and EMSGSIZE.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla as _,
 };
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -136,7 +138,7 @@ impl Netlink {
             .map_err(|source| failed("limit the segments of super-frames", source))
     }
 
-    /// Every unicast route out of an interface, with its MTU metric (0: none).
+    /// Every unicast route that may lead out of an interface, with its MTU metric (0: none).
     fn routes(&mut self, index: u32) -> Result<Vec<(RouteMessage, u32)>, Error> {
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet;
@@ -151,10 +153,7 @@ impl Netlink {
             .filter(|route| {
                 route.header.kind == RouteType::Unicast
                     && table(route) != TABLE_LOCAL
-                    && route
-                        .attributes
-                        .iter()
-                        .any(|a| matches!(a, RouteAttribute::Oif(i) if *i == index))
+                    && leads_out_of(route, index)
             })
             .map(|route| {
                 let mtu = mtu(&route);
@@ -165,15 +164,21 @@ impl Netlink {
 
     /// Which routes out of an interface need another MTU to leave room for the label. What they have
     /// is noted in `reserved`, to be on disk before [`Netlink::reserve`] changes them.
+    ///
+    /// A route with hops over several NICs has one MTU, the least that any of them needs. What it got
+    /// for one of the `others` is nobody's own.
     pub(crate) fn without_room(
         &mut self,
         of: &Interface,
         reserved: &mut Reserved,
+        others: &[Reserved],
     ) -> Result<Vec<Change>, Error> {
         let room = of.room();
         let mut changes = Vec::new();
         for (route, mtu) in self.routes(of.index)? {
             let key = key(&route);
+            let other = others.iter().filter_map(|other| other.routes.get(&key));
+            let other = other.copied().find(|noted| noted.given == mtu);
             match reserved.routes.get_mut(&key) {
                 // Changed, and the agent ended before it was noted.
                 Some(noted) if mtu == room => noted.given = room,
@@ -184,9 +189,10 @@ impl Netlink {
                 // An operator's own.
                 _ if mtu != 0 && mtu <= room => {}
                 _ => {
-                    let first = RouteMtu { before: mtu, given: room };
-                    let undone = reserved.routes.insert(key.clone(), first).is_some();
-                    changes.push(Change { key, route, undone });
+                    let before = other.map_or(mtu, |noted| noted.before);
+                    let first = RouteMtu { before, given: room };
+                    let noted = reserved.routes.insert(key.clone(), first).is_some();
+                    changes.push(Change { key, route, undone: noted && other.is_none() });
                 }
             }
         }
@@ -194,7 +200,7 @@ impl Netlink {
     }
 
     /// Changes routes that [`Netlink::without_room`] found. Those that it had changed before, and
-    /// somebody else since.
+    /// somebody else since. Where one cannot be changed, the others are all the same.
     pub(crate) fn reserve(
         &mut self,
         of: &Interface,
@@ -202,15 +208,19 @@ impl Netlink {
         reserved: &mut Reserved,
     ) -> Result<Vec<String>, Error> {
         let room = of.room();
-        let mut again = Vec::new();
+        let (mut again, mut outcome) = (Vec::new(), Ok(()));
         for Change { key, route, undone } in changes {
-            self.replace(with_mtu(route, room))?;
+            // The kernel takes no route with a hop over an interface that is down.
+            if let Err(error) = self.replace(with_mtu(route, room)) {
+                outcome = Err(error);
+                continue;
+            }
             if let Some(held) = reserved.routes.get_mut(&key) {
                 held.given = room;
             }
             again.extend(undone.then_some(key));
         }
-        Ok(again)
+        outcome.map(|()| again)
     }
 
     /// Gives back what [`Netlink::reserve`] took; routes that have another MTU by now keep it.
@@ -324,6 +334,29 @@ fn describe(link: &LinkMessage) -> Interface {
     found
 }
 
+/// Whether packets on a route may leave through an interface. Where all that a route tells is a nexthop
+/// object's id (`nexthop_compat_mode` 0), they may.
+fn leads_out_of(route: &RouteMessage, index: u32) -> bool {
+    let mut told = false;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(out) if *out == index => return true,
+            RouteAttribute::MultiPath(hops) if hops.iter().any(|h| h.interface_index == index) => {
+                return true;
+            }
+            RouteAttribute::Oif(_) | RouteAttribute::MultiPath(_) => told = true,
+            _ => {}
+        }
+    }
+    !told && by_object(route)
+}
+
+/// Whether a route has its hops from a nexthop object (`ip nexthop`).
+fn by_object(route: &RouteMessage) -> bool {
+    const RTA_NH_ID: u16 = 30;
+    route.attributes.iter().any(|attribute| attribute.kind() == RTA_NH_ID)
+}
+
 fn table(route: &RouteMessage) -> u32 {
     let long = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
@@ -347,27 +380,45 @@ fn mtu(route: &RouteMessage) -> u32 {
         .unwrap_or(0)
 }
 
-/// The route with another MTU metric; 0 takes it away.
+/// The route with another MTU metric; 0 takes it away. What the kernel only tells goes: the states of
+/// hops, and what a nexthop object says beside its id.
 fn with_mtu(mut route: RouteMessage, mtu: u32) -> RouteMessage {
+    let by_object = by_object(&route);
+    route.header.flags &= RouteFlags::Onlink;
     let mut metrics = Vec::new();
     for attribute in &route.attributes {
         if let RouteAttribute::Metrics(held) = attribute {
             metrics.extend(held.iter().filter(|m| !matches!(m, RouteMetric::Mtu(_))).cloned());
         }
     }
-    if mtu != 0 {
+    // Without any metric, a route by an object gets those of another route by it (seen on 6.18).
+    if mtu != 0 || by_object {
         metrics.push(RouteMetric::Mtu(mtu));
     }
-    route.attributes.retain(|attribute| {
-        !matches!(attribute, RouteAttribute::Metrics(_) | RouteAttribute::CacheInfo(_))
+    route.attributes.retain(|attribute| match attribute {
+        RouteAttribute::Metrics(_) | RouteAttribute::CacheInfo(_) => false,
+        RouteAttribute::Oif(_)
+        | RouteAttribute::Gateway(_)
+        | RouteAttribute::Via(_)
+        | RouteAttribute::MultiPath(_)
+        | RouteAttribute::EncapType(_)
+        | RouteAttribute::Encap(_) => !by_object,
+        _ => true,
     });
+    for attribute in &mut route.attributes {
+        if let RouteAttribute::MultiPath(hops) = attribute {
+            for hop in hops {
+                hop.flags &= RouteNextHopFlags::Onlink;
+            }
+        }
+    }
     if !metrics.is_empty() {
         route.attributes.push(RouteAttribute::Metrics(metrics));
     }
     route
 }
 
-/// Names a route: table, destination, gateway, priority.
+/// Names a route: table, destination, gateways, priority. What a nexthop object says is the object's.
 fn key(route: &RouteMessage) -> String {
     let mut destination = Ipv4Addr::UNSPECIFIED;
     let (mut gateway, mut priority) = (String::new(), String::new());
@@ -377,9 +428,19 @@ fn key(route: &RouteMessage) -> String {
             RouteAttribute::Gateway(RouteAddress::Inet(address)) => {
                 gateway = format!(" via {}", IpAddr::V4(*address));
             }
+            RouteAttribute::MultiPath(hops) => {
+                for gateway_of in hops.iter().flat_map(|hop| &hop.attributes) {
+                    if let RouteAttribute::Gateway(RouteAddress::Inet(address)) = gateway_of {
+                        let _ = write!(gateway, " via {address}");
+                    }
+                }
+            }
             RouteAttribute::Priority(value) => priority = format!(" metric {value}"),
             _ => {}
         }
+    }
+    if by_object(route) {
+        gateway.clear();
     }
     let length = route.header.destination_prefix_length;
     format!("{destination}/{length}{gateway}{priority} table {}", table(route))

@@ -81,6 +81,12 @@ impl State {
         self.data.reserved.get(interface).cloned().unwrap_or_default()
     }
 
+    /// What was changed on all interfaces but this one.
+    pub(crate) fn others(&self, interface: &str) -> Vec<Reserved> {
+        let all = self.data.reserved.iter().filter(|(name, _)| *name != interface);
+        all.map(|(_, reserved)| reserved.clone()).collect()
+    }
+
     pub(crate) fn interfaces(&self) -> Vec<String> {
         self.data.reserved.keys().cloned().collect()
     }
