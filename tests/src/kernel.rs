@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::maps::{Array, Map, MapData};
-use sigil_common::abi::{key::TxKey, name};
+use sigil_common::abi::{
+    key::{RxKey, TxKey},
+    name,
+};
 use sigil_common::icv::Suite;
 use sigil_common::label::Label;
 use sigil_common::verdict::{DropReason, Hook};
@@ -31,6 +34,23 @@ struct Pins(TempDir);
 impl Pins {
     fn path(&self) -> PathBuf {
         self.0.path().join("bpf")
+    }
+
+    fn options(&self, snid: u32) -> Options {
+        Options {
+            snid,
+            interfaces: Vec::new(),
+            mode: Mode::Auto,
+            backend: Backend::Fanotify,
+            cgroup: "/sys/fs/cgroup".into(),
+            pins: self.path(),
+            state: self.0.path().join("state"),
+            observe: false,
+            doi: DEFAULT_DOI,
+            pass_ethertypes: Vec::new(),
+            servers: Vec::new(),
+            limits: Limits { nodes: 8, handles: 256, conversations: 256 },
+        }
     }
 }
 
@@ -92,20 +112,7 @@ impl Kernel {
     /// As [`Kernel::open`].
     pub fn with_backend(snid: u32, backend: Backend) -> Result<Self> {
         let pins = Pins(tempfile::tempdir()?);
-        let options = Options {
-            snid,
-            interfaces: Vec::new(),
-            mode: Mode::Auto,
-            backend,
-            cgroup: "/sys/fs/cgroup".into(),
-            pins: pins.path(),
-            state: pins.0.path().join("state"),
-            observe: false,
-            doi: DEFAULT_DOI,
-            pass_ethertypes: Vec::new(),
-            servers: Vec::new(),
-            limits: Limits { nodes: 8, handles: 256, conversations: 256 },
-        };
+        let options = Options { backend, ..pins.options(snid) };
         let (mut datapath, _) = Datapath::open(&options)?;
         let programs = datapath.load_all()?;
         Ok(Self { datapath, programs, pins })
@@ -131,6 +138,16 @@ impl Kernel {
         budgets.retain(|program, _| !optional.contains(&program.as_str()));
         broken.extend(budgets.keys().map(|program| format!("{program} is no program")));
         broken
+    }
+
+    /// The same maps once more, for another thread to run programs on.
+    ///
+    /// # Errors
+    /// As [`Kernel::open`].
+    pub fn beside(&self, snid: u32) -> Result<Datapath> {
+        let (mut datapath, _) = Datapath::open(&self.pins.options(snid))?;
+        datapath.load_all()?;
+        Ok(datapath)
     }
 
     /// Puts a policy in force.
@@ -256,13 +273,38 @@ impl Kernel {
         Ok(())
     }
 
+    /// Has every key that packets are stamped with go on from a number.
+    ///
+    /// # Errors
+    /// When the map is not there.
+    pub fn advance_keys(&self, seq: u64) -> Result<()> {
+        let mut keys = Array::<_, TxKey>::try_from(self.pinned(name::TX_KEYS)?)?;
+        for slot in 0..keys.len() {
+            let key = keys.get(&slot, 0)?;
+            keys.set(slot, TxKey { seq, ..key }, 0)?;
+        }
+        Ok(())
+    }
+
+    /// The highest number that was accepted under any key.
+    ///
+    /// # Errors
+    /// When the map is not there.
+    pub fn newest(&self) -> Result<u64> {
+        let keys = Array::<_, RxKey>::try_from(self.pinned(name::RX_KEYS)?)?;
+        let tops = keys.iter().map(|key| Ok(key?.top)).collect::<Result<Vec<_>>>()?;
+        Ok(tops.into_iter().max().unwrap_or(0))
+    }
+
     fn pinned(&self, map: &str) -> Result<Map> {
         Ok(Map::Array(MapData::from_pin(self.pins.path().join("maps").join(map))?))
     }
 }
 
 impl Skb {
-    fn context(self) -> Vec<u8> {
+    /// As `struct __sk_buff`.
+    #[must_use]
+    pub fn context(self) -> Vec<u8> {
         let mut context = vec![0; SK_BUFF];
         let fields = [
             (MARK, self.mark),

@@ -9,18 +9,27 @@ pub const EPOCH_SLOTS: u32 = 4;
 /// Addresses of one node.
 pub const NODE_ADDRESSES: usize = 4;
 
-/// The value of `NODES`. An index, once given to a SnID, stays with it while the maps live.
+/// In [`Node::tx_key_id`]: no packet is stamped. The ids of keys are bytes.
+pub const NO_KEY: u32 = u32::MAX;
+
+/// The value of `NODES`. An index, once given to a SnID, stays with it while the SnID is in the
+/// policy in force or has a key.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Node {
     /// 0 marks a free entry.
     pub snid: u32,
-    /// Which key id stamps packets to this node.
+    /// Which key id stamps packets to this node, or [`NO_KEY`].
     pub tx_key_id: u32,
     /// IPv4 addresses as numbers; 0 is an empty place.
     pub addresses: [u32; NODE_ADDRESSES],
 }
 const _: () = assert!(size_of::<Node>() == 24);
+
+impl Node {
+    /// Nobody, to whom nothing is stamped.
+    pub const NONE: Self = Self { snid: 0, tx_key_id: NO_KEY, addresses: [0; NODE_ADDRESSES] };
+}
 
 /// The value of `TX_KEYS`: how packets to a node are stamped in one epoch.
 #[derive(Clone, Copy)]

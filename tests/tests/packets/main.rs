@@ -5,6 +5,7 @@
 mod accepted;
 mod delivered;
 mod refused;
+mod replaced;
 mod replayed;
 mod stamped;
 mod super_frame;

@@ -198,7 +198,7 @@ impl Valve {
 }
 
 /// Microseconds since 1970.
-fn micros() -> u64 {
+pub(crate) fn micros() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

@@ -96,7 +96,7 @@ pub(crate) fn revoked(time_ns: u64, pid: u32, comm: &str, scid: u32, names: &Nam
         kind: EventKind::Revoked,
         reason: EventKind::Revoked.name().to_owned(),
         process: Some(Process { pid, comm: printable(comm.as_bytes()) }),
-        ..event(&raw, names)
+        ..event(&raw, names, crate::feed::micros())
     }
 }
 

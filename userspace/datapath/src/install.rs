@@ -7,7 +7,7 @@ use aya::Pod;
 use aya::maps::{Array, ArrayOfMaps, HashMap, InnerMap, LpmTrie, MapData, lpm_trie};
 use sigil_common::abi::{
     Generation, generation_flag,
-    key::{NODE_ADDRESSES, Node},
+    key::{EPOCH_SLOTS, NODE_ADDRESSES, Node},
     name,
     policy::{CREATE, PEER_KERNEL, PROTECTION_AUTHENTICATE, RECEIVE},
     process::ProcessRule,
@@ -127,9 +127,10 @@ impl Datapath {
         config.active = bank;
         self.set_config(config)?;
         let mut map: Array<&mut MapData, Node> = self.view_mut(name::NODES)?;
-        for (index, node) in nodes.into_values() {
-            map.set(index, node, 0).map_err(Error::map(name::NODES))?;
+        for (index, node) in nodes.values() {
+            map.set(*index, node, 0).map_err(Error::map(name::NODES))?;
         }
+        self.free_nodes(&nodes)?;
         if !demands_code {
             self.remove_code_hooks()?;
         }
@@ -209,13 +210,44 @@ impl Datapath {
             } else {
                 let needed = held.len() + placed.len() + 1;
                 let index = free.next().ok_or(Error::Limit { what: "nodes", needed, limit })?;
-                let node = Node { snid: entry.snid, addresses, ..Node::default() };
+                let node = Node { snid: entry.snid, addresses, ..Node::NONE };
                 map.set(index, node, 0).map_err(Error::map(name::NODES))?;
                 (index, node)
             };
             placed.insert(entry.snid, (index, node));
         }
         Ok(placed)
+    }
+
+    /// Takes their indexes back from nodes that the policy in force does not know and that have no key.
+    /// What remembers an index (the sockets' verdicts, what a CPU knows of a label) does so for one
+    /// generation of rules, and the packets that began with the one before are through.
+    fn free_nodes(&mut self, placed: &BTreeMap<u32, (u32, Node)>) -> Result<(), Error> {
+        let mut free = Vec::new();
+        for index in 0..self.options.limits.nodes {
+            let map: Array<&MapData, Node> = self.view(name::NODES)?;
+            let node = map.get(&index, 0).map_err(Error::map(name::NODES))?;
+            if node.snid != 0 && !placed.contains_key(&node.snid) && !self.has_keys(index)? {
+                free.push(index);
+            }
+        }
+        if !free.is_empty() {
+            self.wait_for_packets()?;
+        }
+        let mut map: Array<&mut MapData, Node> = self.view_mut(name::NODES)?;
+        for index in free {
+            map.set(index, Node::NONE, 0).map_err(Error::map(name::NODES))?;
+        }
+        Ok(())
+    }
+
+    fn has_keys(&self, index: u32) -> Result<bool, Error> {
+        for slot in index * EPOCH_SLOTS..(index + 1) * EPOCH_SLOTS {
+            if self.rx_key(slot)?.suite != 0 || self.tx_key(slot)?.suite != 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Gives every label its handle. A handle stays with its label while the maps live.

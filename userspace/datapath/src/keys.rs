@@ -1,10 +1,15 @@
 //! Installing keys. A slot's key is replaced as a whole; an unchanged one keeps its counters.
+//!
+//! No packet ever sees two keys in one slot: what goes is made unusable first and stays as it is until
+//! every packet that began with it is through, and what comes is usable when all of it is there.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd as _;
+use std::path::Path;
 
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, Map, MapData};
 use sigil_common::abi::{
-    key::{EPOCH_SLOTS, Node, RxKey, TxKey},
+    key::{EPOCH_SLOTS, NO_KEY, Node, RxKey, TxKey},
     name,
 };
 use sigil_common::icv::{self, Header, Icv, MacKey, Suite};
@@ -12,6 +17,7 @@ use sigil_common::replay::{SEQ_LIMIT, SPAN_MAX};
 
 use crate::error::Error;
 use crate::load::Datapath;
+use crate::sys;
 
 /// Names a key on disk without telling it: its MAC over a message that no packet yields, for its
 /// first byte is not [`sigil_common::icv::DOMAIN`].
@@ -75,6 +81,7 @@ impl Datapath {
         {
             return Err(Error::EpochUsed { key_id: last.key_id });
         }
+        self.make_way(epochs, usable)?;
         // What is verified first, what is stamped last: no peer may get a packet too early.
         for epoch in epochs {
             for pair in epoch.pairs.iter().filter(|pair| pair.target == snid) {
@@ -89,6 +96,73 @@ impl Datapath {
         Ok(())
     }
 
+    /// Empties the slots that hold other keys than those which are to come into them.
+    fn make_way(&mut self, epochs: &[EpochKeys], usable: Option<u8>) -> Result<(), Error> {
+        let snid = self.options.snid;
+        let (mut rx, mut tx) = (BTreeSet::new(), BTreeSet::new());
+        for epoch in epochs {
+            for pair in &epoch.pairs {
+                let key = MacKey::prepare(epoch.suite, &pair.key);
+                if pair.target == snid {
+                    let slot = self.slot(pair.source, epoch.key_id)?;
+                    let held = self.rx_key(slot)?;
+                    if held.suite != 0 && !holds_rx(&held, epoch, &key) {
+                        rx.insert(slot);
+                    }
+                }
+                if pair.source == snid && Some(epoch.key_id) == usable {
+                    let slot = self.slot(pair.target, epoch.key_id)?;
+                    let held = self.tx_key(slot)?;
+                    if held.suite != 0 && !holds_tx(&held, epoch, &key) {
+                        tx.insert(slot);
+                    }
+                }
+            }
+        }
+        if !rx.is_empty() {
+            // How far its peer was with a key that goes: it may come back.
+            self.persist()?;
+        }
+        self.clear(&rx, &tx)
+    }
+
+    /// Empties slots: unusable first, gone when no packet uses them any more.
+    fn clear(&mut self, rx: &BTreeSet<u32>, tx: &BTreeSet<u32>) -> Result<(), Error> {
+        if rx.is_empty() && tx.is_empty() {
+            return Ok(());
+        }
+        for slot in rx {
+            let held = self.rx_key(*slot)?;
+            self.set_rx_key(*slot, &RxKey { suite: 0, ..held })?;
+        }
+        for slot in tx {
+            // The counter goes on to the end: only who would take from it is sent away.
+            let held = self.tx_key(*slot)?;
+            self.stamp_with(
+                slot / EPOCH_SLOTS,
+                |now| if now == held.key_id { NO_KEY } else { now },
+            )?;
+        }
+        self.wait_for_packets()?;
+        for slot in rx {
+            self.set_rx_key(*slot, &RxKey::default())?;
+        }
+        for slot in tx {
+            self.set_tx_key(*slot, TxKey::default())?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every packet is through whose programs run now.
+    pub(crate) fn wait_for_packets(&self) -> Result<(), Error> {
+        let name = name::CONFIG;
+        let missing = || Error::Missing(name.to_owned());
+        let Map::Array(map) = self.bpf.map(name).ok_or_else(missing)? else {
+            return Err(missing());
+        };
+        sys::wait_for_programs(map.fd().as_fd()).map_err(Error::io(Path::new(name)))
+    }
+
     /// Whether no sequence number would be used twice: the kernel still counts each of the epoch's keys
     /// that packets were ever stamped with.
     fn may_stamp(&mut self, epoch: &EpochKeys) -> Result<bool, Error> {
@@ -96,8 +170,7 @@ impl Datapath {
         for pair in epoch.pairs.iter().filter(|pair| pair.source == snid) {
             let mac = MacKey::prepare(epoch.suite, &pair.key);
             let slot = self.slot(pair.target, epoch.key_id)?;
-            let map: Array<&MapData, TxKey> = self.view(name::TX_KEYS)?;
-            let held = map.get(&slot, 0).map_err(Error::map(name::TX_KEYS))?;
+            let held = self.tx_key(slot)?;
             if !held.mac.same(&mac) && self.state.used(&fingerprint(epoch.suite, &mac)) {
                 return Ok(false);
             }
@@ -119,19 +192,18 @@ impl Datapath {
                 kept.insert((self.slot(peer, epoch.key_id)?, u32::from(epoch.key_id)));
             }
         }
+        let (mut rx, mut tx) = (BTreeSet::new(), BTreeSet::new());
         for slot in 0..self.options.limits.nodes * EPOCH_SLOTS {
-            let mut map: Array<&mut MapData, TxKey> = self.view_mut(name::TX_KEYS)?;
-            let held = map.get(&slot, 0).map_err(Error::map(name::TX_KEYS))?;
+            let held = self.tx_key(slot)?;
             if held.suite != 0 && !kept.contains(&(slot, held.key_id)) {
-                map.set(slot, TxKey::default(), 0).map_err(Error::map(name::TX_KEYS))?;
+                tx.insert(slot);
             }
-            let mut map: Array<&mut MapData, RxKey> = self.view_mut(name::RX_KEYS)?;
-            let held = map.get(&slot, 0).map_err(Error::map(name::RX_KEYS))?;
+            let held = self.rx_key(slot)?;
             if held.suite != 0 && !kept.contains(&(slot, held.key_id)) {
-                map.set(slot, RxKey::default(), 0).map_err(Error::map(name::RX_KEYS))?;
+                rx.insert(slot);
             }
         }
-        Ok(())
+        self.clear(&rx, &tx)
     }
 
     /// The most packets that any key was stamped with so far which this node stamps with now.
@@ -172,12 +244,7 @@ impl Datapath {
         let slot = self.slot(pair.source, epoch.key_id)?;
         let mac = MacKey::prepare(epoch.suite, &pair.key);
         let floor = self.state.floor(&fingerprint(epoch.suite, &mac));
-        let mut map: Array<&mut MapData, RxKey> = self.view_mut(name::RX_KEYS)?;
-        let held = map.get(&slot, 0).map_err(Error::map(name::RX_KEYS))?;
-        if held.suite == epoch.suite as u32
-            && held.key_id == u32::from(epoch.key_id)
-            && held.mac.same(&mac)
-        {
+        if holds_rx(&self.rx_key(slot)?, epoch, &mac) {
             return Ok(());
         }
         let key = RxKey {
@@ -189,22 +256,18 @@ impl Datapath {
             floor,
             ..RxKey::default()
         };
-        map.set(slot, key, 0).map_err(Error::map(name::RX_KEYS))
+        // The kernel copies a value from one end to the other: not before all is there is it usable.
+        self.set_rx_key(slot, &RxKey { suite: 0, ..key })?;
+        self.set_rx_key(slot, &key)
     }
 
     fn install_tx(&mut self, epoch: &EpochKeys, pair: &Pair) -> Result<(), Error> {
         let slot = self.slot(pair.target, epoch.key_id)?;
         let node = slot / EPOCH_SLOTS;
         let mac = MacKey::prepare(epoch.suite, &pair.key);
-        let map: Array<&MapData, TxKey> = self.view(name::TX_KEYS)?;
-        let held = map.get(&slot, 0).map_err(Error::map(name::TX_KEYS))?;
-        let same = held.suite == epoch.suite as u32
-            && held.key_id == u32::from(epoch.key_id)
-            && held.mac.same(&mac);
-        if !same {
+        if !holds_tx(&self.tx_key(slot)?, epoch, &mac) {
             // On disk before the first packet is stamped.
             self.state.mark_used(&fingerprint(epoch.suite, &mac))?;
-            let mut map: Array<&mut MapData, TxKey> = self.view_mut(name::TX_KEYS)?;
             let key = TxKey {
                 seq: 1,
                 limit: SEQ_LIMIT - SPAN_MAX,
@@ -212,16 +275,49 @@ impl Datapath {
                 key_id: u32::from(epoch.key_id),
                 mac,
             };
-            map.set(slot, key, 0).map_err(Error::map(name::TX_KEYS))?;
+            self.set_tx_key(slot, key)?;
         }
+        self.stamp_with(node, |_| u32::from(epoch.key_id))
+    }
+
+    /// Says which key id stamps packets to a node, from the one that does now.
+    fn stamp_with(&mut self, node: u32, key_id: impl FnOnce(u32) -> u32) -> Result<(), Error> {
         let mut nodes: Array<&mut MapData, Node> = self.view_mut(name::NODES)?;
         let mut entry = nodes.get(&node, 0).map_err(Error::map(name::NODES))?;
-        entry.tx_key_id = u32::from(epoch.key_id);
+        entry.tx_key_id = key_id(entry.tx_key_id);
         nodes.set(node, entry, 0).map_err(Error::map(name::NODES))
+    }
+
+    pub(crate) fn rx_key(&self, slot: u32) -> Result<RxKey, Error> {
+        let map: Array<&MapData, RxKey> = self.view(name::RX_KEYS)?;
+        map.get(&slot, 0).map_err(Error::map(name::RX_KEYS))
+    }
+
+    fn set_rx_key(&mut self, slot: u32, key: &RxKey) -> Result<(), Error> {
+        let mut map: Array<&mut MapData, RxKey> = self.view_mut(name::RX_KEYS)?;
+        map.set(slot, key, 0).map_err(Error::map(name::RX_KEYS))
+    }
+
+    pub(crate) fn tx_key(&self, slot: u32) -> Result<TxKey, Error> {
+        let map: Array<&MapData, TxKey> = self.view(name::TX_KEYS)?;
+        map.get(&slot, 0).map_err(Error::map(name::TX_KEYS))
+    }
+
+    fn set_tx_key(&mut self, slot: u32, key: TxKey) -> Result<(), Error> {
+        let mut map: Array<&mut MapData, TxKey> = self.view_mut(name::TX_KEYS)?;
+        map.set(slot, key, 0).map_err(Error::map(name::TX_KEYS))
     }
 
     /// The slot of a node's key, whose index is made if need be.
     fn slot(&mut self, snid: u32, key_id: u8) -> Result<u32, Error> {
         Ok(self.node_index(snid)? * EPOCH_SLOTS + u32::from(key_id) % EPOCH_SLOTS)
     }
+}
+
+fn holds_rx(held: &RxKey, epoch: &EpochKeys, key: &MacKey) -> bool {
+    held.suite == epoch.suite as u32 && held.key_id == u32::from(epoch.key_id) && held.mac.same(key)
+}
+
+fn holds_tx(held: &TxKey, epoch: &EpochKeys, key: &MacKey) -> bool {
+    held.suite == epoch.suite as u32 && held.key_id == u32::from(epoch.key_id) && held.mac.same(key)
 }

@@ -249,20 +249,24 @@ impl Datapath {
         places
     }
 
-    /// The index of a node in `NODES`, given out if it has none. It stays while the maps live.
+    /// The index of a node in `NODES`, given out if it has none. It stays while the node is in the
+    /// policy in force or has a key.
     pub(crate) fn node_index(&mut self, snid: u32) -> Result<u32, Error> {
         let limit = self.options.limits.nodes;
         let mut map: Array<&mut MapData, Node> = self.view_mut(name::NODES)?;
+        let mut free = None;
         for index in 0..limit {
-            let mut node = map.get(&index, 0).map_err(Error::map(name::NODES))?;
+            let node = map.get(&index, 0).map_err(Error::map(name::NODES))?;
             if node.snid == snid {
                 return Ok(index);
             }
             if node.snid == 0 {
-                node.snid = snid;
-                map.set(index, node, 0).map_err(Error::map(name::NODES))?;
-                return Ok(index);
+                free = free.or(Some(index));
             }
+        }
+        if let Some(index) = free {
+            let node = Node { snid, ..Node::NONE };
+            return map.set(index, node, 0).map_err(Error::map(name::NODES)).map(|()| index);
         }
         Err(Error::Limit { what: "nodes", needed: limit as usize + 1, limit })
     }

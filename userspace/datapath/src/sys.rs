@@ -3,14 +3,35 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+#[repr(C)]
+struct CreateAttr {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    inner: u32,
+}
+
+#[repr(C)]
+struct UpdateAttr {
+    map: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
 
 #[repr(C)]
 struct InfoAttr {
@@ -43,13 +64,44 @@ struct GetAttr {
 #[expect(clippy::cast_possible_truncation, reason = "88")]
 const LINK_INFO_LEN: u32 = size_of::<LinkInfo>() as u32;
 
+/// Waits until every program is through that runs now, for one RCU grace period: the kernel does that
+/// whenever a map of maps was written to (`maybe_wait_bpf_programs`), here one that nobody reads. `map`
+/// is any array.
+pub(crate) fn wait_for_programs(map: BorrowedFd<'_>) -> io::Result<()> {
+    const ARRAY_OF_MAPS: u32 = 12;
+    let inner = map.as_raw_fd().cast_unsigned();
+    let (kind, word) = (ARRAY_OF_MAPS, 4);
+    let attr =
+        CreateAttr { kind, key_size: word, value_size: word, max_entries: 1, flags: 0, inner };
+    // SAFETY: the attribute has the layout that this command reads.
+    let outer = opened(unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, &raw const attr, size_of::<CreateAttr>())
+    })?;
+    let (key, value) = ((&raw const WORD) as u64, (&raw const inner) as u64);
+    let map = outer.as_raw_fd().cast_unsigned();
+    let attr = UpdateAttr { map, pad: 0, key, value, flags: 0 };
+    // SAFETY: as above; key and value are words that outlive the call.
+    let failed = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const attr, size_of::<UpdateAttr>())
+    };
+    if failed < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The only key of that map.
+static WORD: u32 = 0;
+
 /// Opens a pinned link.
 fn open_link(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let attr = GetAttr { path: path.as_ptr() as u64, ..GetAttr::default() };
     // SAFETY: the attribute has the layout that this command reads; the path is terminated.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of::<GetAttr>()) };
+    opened(unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of::<GetAttr>())
+    })
+}
+
+/// The descriptor that a call returned, if it did.
+fn opened(fd: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
     // SAFETY: a descriptor that the kernel just gave us; nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
