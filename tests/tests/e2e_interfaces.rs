@@ -133,8 +133,60 @@ fn gone_at_start(mode: &str) -> Result<()> {
     Ok(())
 }
 
+/// Guarded by mistake: the network behind it is shut out until the agent starts without it, and then
+/// nothing is left on it. The other NIC stays as it was.
+fn taken_out_of_the_configuration(mode: &str) -> Result<()> {
+    let mut cluster = Cluster::prepare("mistake", &setting(mode))?;
+    let stranger = cluster.lab.node("stranger", 99)?;
+    let member = cluster.member("one")?;
+    member.node.netns().ip(&format!(
+        "link add mgmt.7 type veth peer name mgmt netns {}\n\
+         addr add 10.78.0.1/24 dev mgmt.7\nlink set mgmt.7 up",
+        stranger.netns().name()
+    ))?;
+    stranger.netns().ip("addr add 10.78.0.99/24 dev mgmt\nlink set mgmt up")?;
+    let look = |node: &Node| -> Result<Vec<String>> {
+        let said = |argv: &[&str]| -> Result<String> { Ok(node.run(argv)?.stdout) };
+        Ok(vec![
+            said(&["ip", "route", "show", "dev", "mgmt.7"])?,
+            said(&["ip", "-d", "link", "show", "mgmt.7"])?,
+            said(&["ethtool", "-k", "mgmt.7"])?,
+            said(&["tc", "qdisc", "show", "dev", "mgmt.7"])?,
+        ])
+    };
+    let reached = || -> Result<u64> {
+        let address = std::net::Ipv4Addr::new(10, 78, 0, 1);
+        let ping = || ping(address, 1, Duration::from_millis(200));
+        Ok(stranger.netns().enter(ping)?.received)
+    };
+    assert_eq!(reached()?, 1, "before");
+    let before = look(&cluster.member("one")?.node)?;
+    let member = cluster.member("one")?;
+    member.config.interfaces.push("mgmt.7".into());
+    member.start()?;
+    cluster.member("two")?.start()?;
+    assert_eq!(reached()?, 0, "while it is guarded");
+    let member = cluster.member("one")?;
+    assert_ne!(look(&member.node)?, before);
+    member.take_agent()?.kill9()?;
+    member.config.interfaces.pop();
+    member.start()?;
+    assert_eq!(reached()?, 1, "when it is guarded no more");
+    let member = cluster.member("one")?;
+    assert_eq!(look(&member.node)?, before);
+    let log = member.agent()?.stderr();
+    assert!(log.contains("mgmt.7") && log.contains("not guarded any more"), "{log}");
+    let state = fs::read_to_string(member.config.state.join("datapath.json"))?;
+    assert!(!state.contains("mgmt.7"), "{state}");
+    let pinned = pins(&member.config.bpffs)?;
+    assert!(!pinned.iter().any(|pin| pin.to_string_lossy().contains("mgmt")), "{pinned:?}");
+    ensure!(talks(&cluster)?, "after");
+    shuts_out(cluster.node("one")?, &stranger)
+}
+
 sigil_harness::in_both_modes! {
     deleted_and_made_again made_again_while_no_agent_runs gone_at_start
+    taken_out_of_the_configuration
 }
 
 /// Runs node one's `sigild`, which must refuse.
@@ -152,7 +204,7 @@ fn starts_not(cluster: &mut Cluster) -> Result<Output> {
 /// Names of what an agent pinned.
 fn pins(bpffs: &std::path::Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for part in ["links", "maps"] {
+    for part in ["links", "filters", "maps"] {
         let directory = bpffs.join(part);
         if directory.exists() {
             for entry in fs::read_dir(directory)? {

@@ -182,6 +182,16 @@ impl Node {
             None => None,
         };
         let attached = datapath.attach()?;
+        match datapath.leave_others() {
+            Ok(left) => left.iter().for_each(|interface| {
+                tracing::warn!(
+                    interface,
+                    "not in `interfaces` any more: it is not guarded any more"
+                );
+            }),
+            // The next start tries again; what is to be guarded is.
+            Err(error) => tracing::error!("an interface keeps what guarded it: {error}"),
+        }
         let rings = Rings { events: datapath.events()?, log: datapath.log()? };
         let tasks = Arc::new(datapath.tasks()?);
         let status = Status {

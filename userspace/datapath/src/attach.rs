@@ -145,7 +145,11 @@ impl Datapath {
         let mut attached = Vec::new();
         for (found, interface) in interfaces {
             let mode = self.attach_nic(&interface, &found)?;
-            self.reserve(&mut netlink, &interface, &found)?;
+            // A route without room is no reason to guard nothing: the upkeep tells of it.
+            match self.reserve(&mut netlink, &interface, &found) {
+                Ok(_) | Err(Error::Netlink { .. }) => {}
+                Err(error) => return Err(error),
+            }
             attached.push(Attached { interface, mode, hook: self.hook });
         }
         let mut config = self.config()?;
@@ -177,27 +181,45 @@ impl Datapath {
             }
         }
         for name in state.interfaces() {
-            let reserved = state.reserved(&name);
-            if let Ok(interface) = netlink.interface(&name) {
-                netlink.release(&interface, &reserved)?;
-                if let Some(segments) = reserved.gso_max_segs {
-                    netlink.set_gso_max_segs(interface.index, segments)?;
-                }
-                if reserved.gro == Some(false) {
-                    gro::set(&name, false).map_err(|source| Error::Netlink {
-                        action: format!("turn off GRO of {name}"),
-                        source,
-                    })?;
-                }
-                if reserved.clsact {
-                    netlink.remove_clsact(interface.index)?;
-                }
-            }
-            state.set_reserved(&name, None)?;
+            give_back(&mut netlink, &mut state, &name)?;
         }
         // Where the agent mounted the bpffs it stays, empty.
         let _ = fs::remove_dir(&options.pins);
         Ok(found)
+    }
+
+    /// Takes everything off the NICs that are attached and not among the configured ones any more: their
+    /// programs, and what was changed on them. Which they were. To be called when the configured ones
+    /// are attached: those lose nothing by it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Netlink`].
+    pub fn leave_others(&mut self) -> Result<Vec<String>, Error> {
+        let dirs = [links(&self.options), filters(&self.options)];
+        let mut others: BTreeSet<_> = self.state.interfaces().into_iter().collect();
+        let pinned: Vec<_> = dirs.iter().flat_map(|dir| pins(dir)).collect();
+        others.extend(pinned.iter().filter_map(|pin| nic_of(pin)));
+        others.retain(|name| !self.options.interfaces.contains(name) && name != LOOPBACK);
+        let mut netlink = Netlink::open()?;
+        for name in &others {
+            for pin in pinned.iter().filter(|pin| nic_of(pin).as_ref() == Some(name)) {
+                if pin.starts_with(filters(&self.options)) {
+                    clsact::remove(&mut netlink, pin)?;
+                } else {
+                    let _ = sys::detach_link(pin);
+                    unpin(pin)?;
+                }
+            }
+            give_back(&mut netlink, &mut self.state, name)?;
+        }
+        if !others.is_empty() {
+            // A route may have hops over one of them and over one that stays.
+            match self.reserve_all() {
+                Ok(()) | Err(Error::Netlink { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(others.into_iter().collect())
     }
 
     /// Attaches a NIC; which mode it came to.
@@ -433,6 +455,36 @@ pub(crate) fn load_once(
     load: impl FnOnce() -> Result<(), ProgramError>,
 ) -> Result<(), Error> {
     if loaded { Ok(()) } else { load().map_err(Error::program(name)) }
+}
+
+/// Gives back what was changed on an interface, and forgets it.
+fn give_back(netlink: &mut Netlink, state: &mut State, name: &str) -> Result<(), Error> {
+    let reserved = state.reserved(name);
+    if let Ok(interface) = netlink.interface(name) {
+        netlink.release(&interface, &reserved)?;
+        if let Some(segments) = reserved.gso_max_segs {
+            netlink.set_gso_max_segs(interface.index, segments)?;
+        }
+        if reserved.gro == Some(false) {
+            gro::set(name, false).map_err(|source| Error::Netlink {
+                action: format!("turn off GRO of {name}"),
+                source,
+            })?;
+        }
+        if reserved.clsact {
+            netlink.remove_clsact(interface.index)?;
+        }
+    }
+    state.set_reserved(name, None)
+}
+
+/// The interface of a pinned link or filter; none where it is of no interface. See
+/// [`Datapath::pin_of`].
+fn nic_of(pin: &Path) -> Option<String> {
+    const ON_NICS: [&str; 4] =
+        [name::TC_STAMP, name::TC_VERIFY, name::TC_HANDOVER, name::XDP_VERIFY];
+    let (program, interface) = pin.file_name()?.to_str()?.split_once('-')?;
+    ON_NICS.contains(&program).then(|| interface.replace('%', "."))
 }
 
 /// What is pinned in a directory.
