@@ -63,11 +63,11 @@ fn unguarded(node: &Node, host: &Node) -> Result<()> {
 fn who_may_only_be_answered_is_not_called(mode: &str) -> Result<()> {
     let cluster = cluster(mode)?;
     let one = cluster.node("one")?;
-    let (called, caller) = (cluster.lab.node("called", 90)?, cluster.lab.node("caller", 91)?);
+    let (called, host) = (cluster.lab.node("called", 90)?, cluster.lab.node("caller", 91)?);
     let _web = one.serve(WEB, &["udp-echo", "9000"])?;
     let _open = one.serve(WEB, &["tcp-echo", "9001"])?;
-    let _called = called.serve(None, &["udp-echo", "9999"])?;
-    let _caller = caller.serve(None, &["udp-echo", "9999"])?;
+    let _to_call = called.serve(None, &["udp-echo", "9999"])?;
+    let _to_answer = host.serve(None, &["udp-echo", "9999"])?;
     for how in ["", " unconnected"] {
         assert_eq!(one.attempt(WEB, &format!("send 10.77.0.90:9999 64{how}"))?, "ok");
         assert_eq!(one.attempt(WEB, &format!("send 10.77.0.91:9999 64{how}"))?, "EPERM", "{how}");
@@ -77,10 +77,10 @@ fn who_may_only_be_answered_is_not_called(mode: &str) -> Result<()> {
     assert_eq!(one.stats()?.dropped("egress", "no-rule"), 1);
     // It calls, and is answered, also in pieces and more than once.
     for words in ["send 10.77.0.1:9000 64", "send 10.77.0.1:9000 4000", "send 10.77.0.1:9000 64"] {
-        assert_eq!(caller.attempt(None, words)?, "ok", "{words}");
+        assert_eq!(host.attempt(None, words)?, "ok", "{words}");
     }
-    assert_eq!(caller.attempt(None, "connect 10.77.0.1:9001")?, "ok");
-    let exchange = caller.exchange(None, &["tcp-exchange", "10.77.0.1:9001", "100000"])?;
+    assert_eq!(host.attempt(None, "connect 10.77.0.1:9001")?, "ok");
+    let exchange = host.exchange(None, &["tcp-exchange", "10.77.0.1:9001", "100000"])?;
     assert!(exchange.is_complete(), "{exchange:?}");
     one.stats()?.balanced()
 }
@@ -101,7 +101,7 @@ fn no_way_leads_out_of_an_unguarded_interface(mode: &str) -> Result<()> {
         spoken && !frame.outgoing
     })?;
     let _echo = far.serve(None, &["udp-echo", "[fd88::2]:9999"])?;
-    let _called = far.serve(None, &["udp-echo", "10.88.0.3:9999"])?;
+    let _to_call = far.serve(None, &["udp-echo", "10.88.0.3:9999"])?;
     let ways = [
         "send [fd88::2]:9999 64",
         "send [fd88::2]:9999 64 unconnected",

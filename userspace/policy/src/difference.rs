@@ -202,9 +202,9 @@ impl<'p> Rules<'p> {
     fn locals(&self, snid: u32, class: Class) -> BTreeMap<u32, (u32, u32)> {
         let Some(node) = self.policy.node(snid) else { return BTreeMap::new() };
         let of = |snid| self.of_node.get(&snid).into_iter().flatten().copied();
-        let mut rows = self
-            .policy
-            .local_entries(node, class, of(ANY).chain(of(snid)), |_, cell| Some(cell.masks()));
+        let mut rows =
+            self.policy
+                .local_entries(node, class, of(ANY).chain(of(snid)), |_, cell| Some(cell.masks()));
         if class == Class::Process && !self.policy.governs_processes() {
             for (_, (allow, _)) in &mut rows {
                 *allow = FORK | EXECVE;
