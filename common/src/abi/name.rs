@@ -74,12 +74,17 @@ pub const BEHIND_LSM: [&str; 3] = [SOCK_TCP_SEND, SOCK_SENT, SOCK_RECEIVED];
 
 /// The programs that refuse what the others can only see. All of them or none: half of it would be
 /// no backend.
-pub const LSM_HOOKS: [Tracepoint; 20] = [
+pub const LSM_HOOKS: [Tracepoint; 25] = [
     tracepoint("lsm_fork", "task_alloc", false),
     tracepoint("lsm_exec", "bprm_creds_from_file", false),
     tracepoint("lsm_ptrace", "ptrace_access_check", false),
     tracepoint("lsm_traceme", "ptrace_traceme", false),
     tracepoint("lsm_kill", "task_kill", false),
+    tracepoint("lsm_rlimit", "task_setrlimit", false),
+    tracepoint("lsm_sched", "task_setscheduler", false),
+    tracepoint("lsm_nice", "task_setnice", false),
+    tracepoint("lsm_fcntl", "file_fcntl", false),
+    tracepoint("lsm_ioctl", "file_ioctl", false),
     tracepoint("lsm_socket", "socket_create", false),
     tracepoint("lsm_created", "socket_post_create", false),
     tracepoint("lsm_listen", "socket_listen", false),

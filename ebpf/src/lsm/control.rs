@@ -1,4 +1,4 @@
-//! One process in the hands of another: tracing, its memory, signals.
+//! One process in the hands of another: tracing, its memory, signals, its limits and its turn.
 
 use aya_ebpf::{helpers::bpf_get_current_uid_gid, macros::lsm, programs::LsmContext};
 use sigil_common::{
@@ -62,6 +62,60 @@ fn writes_code(scid: u32) -> bool {
 #[lsm(hook = "task_kill")]
 pub fn lsm_kill(ctx: LsmContext) -> i32 {
     across(task::current(), of(ctx.arg(0)), true, false)
+}
+
+/// `task_setrlimit(task, resource, limit)`: one on CPU time ends a process as a signal does.
+#[lsm(hook = "task_setrlimit")]
+pub fn lsm_rlimit(ctx: LsmContext) -> i32 {
+    across(task::current(), of(ctx.arg(0)), true, false)
+}
+
+/// `task_setscheduler(task)`
+#[lsm(hook = "task_setscheduler")]
+pub fn lsm_sched(ctx: LsmContext) -> i32 {
+    across(task::current(), of(ctx.arg(0)), true, false)
+}
+
+/// `task_setnice(task, nice)`
+#[lsm(hook = "task_setnice")]
+pub fn lsm_nice(ctx: LsmContext) -> i32 {
+    across(task::current(), of(ctx.arg(0)), true, false)
+}
+
+/// `file_fcntl(file, cmd, arg)`: whom a file's readiness is told to gets a signal of the caller's choice,
+/// and the kernel sends it.
+#[lsm(hook = "file_fcntl")]
+pub fn lsm_fcntl(ctx: LsmContext) -> i32 {
+    const F_SETOWN: u32 = 8;
+    const F_SETOWN_EX: u32 = 15;
+    let (command, owner): (u32, u64) = (ctx.arg(1), ctx.arg(2));
+    match command {
+        F_SETOWN => told(owner as u32),
+        F_SETOWN_EX => told(UNKNOWN),
+        _ => ALLOW,
+    }
+}
+
+/// `file_ioctl(file, cmd, arg)`: the same of sockets and terminals.
+#[lsm(hook = "file_ioctl")]
+pub fn lsm_ioctl(ctx: LsmContext) -> i32 {
+    const FIOSETOWN: u32 = 0x8901;
+    const SIOCSPGRP: u32 = 0x8902;
+    let command: u32 = ctx.arg(1);
+    if matches!(command, FIOSETOWN | SIOCSPGRP) { told(UNKNOWN) } else { ALLOW }
+}
+
+/// In the caller's memory, which may change once it was looked at.
+const UNKNOWN: u32 = u32::MAX;
+
+/// May a process be told of a file's readiness? A group of processes may be anybody's.
+#[inline(always)]
+fn told(pid: u32) -> i32 {
+    if pid == 0 || pid == task::current_tgid() {
+        return ALLOW;
+    }
+    let target = TASKS.get(pid).copied().unwrap_or(Task::doomed(0));
+    across(task::current(), target, true, false)
 }
 
 /// The word of a task's process.

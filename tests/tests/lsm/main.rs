@@ -216,6 +216,40 @@ fn nobody_controls_a_process_outside_its_zone() -> Result<()> {
     one.stats()?.balanced()
 }
 
+/// What ends or stops a process as well as a signal does, and is none.
+#[test]
+#[ignore = "needs a kernel that runs LSM programs"]
+fn nobody_limits_a_process_outside_its_zone() -> Result<()> {
+    let mut cluster = node()?;
+    let agent = cluster.member("one")?.agent()?.pid();
+    let one = cluster.node("one")?;
+    let same = sleeper(one, Some(USER))?;
+    let other = sleeper(one, Some(SINGLE))?;
+    let limit = |pid: u32| {
+        format!(
+            "import fcntl, resource, struct\n\
+             pair, _ = socket.socketpair()\n\
+             print(attempt(lambda: resource.prlimit({pid}, resource.RLIMIT_CPU, (9999, 9999))),\n\
+             \x20   attempt(lambda: os.sched_setaffinity({pid}, os.sched_getaffinity(0))),\n\
+             \x20   attempt(lambda: os.setpriority(os.PRIO_PROCESS, {pid}, 0)),\n\
+             \x20   attempt(lambda: fcntl.fcntl(pair, fcntl.F_SETOWN, {pid})),\n\
+             \x20   attempt(lambda: fcntl.fcntl(pair, 15, struct.pack('ii', 1, {pid}))),\n\
+             \x20   attempt(lambda: fcntl.ioctl(pair, 0x8901, struct.pack('i', {pid}))))"
+        )
+    };
+    // Whom the last two name, the kernel reads when nobody can look any more.
+    let own = "ok ok ok ok PermissionError PermissionError";
+    assert_eq!(python(one, Some(USER), &limit(same.pid()))?, own, "its own zone");
+    for pid in [other.pid(), agent] {
+        assert_eq!(python(one, Some(USER), &limit(pid))?, ["PermissionError"; 6].join(" "));
+    }
+    assert_eq!(python(one, None, &limit(other.pid()))?, ["ok"; 6].join(" "), "the operator");
+    let itself = "import fcntl; pair, _ = socket.socketpair()\n\
+                  print(attempt(lambda: fcntl.fcntl(pair, fcntl.F_SETOWN, os.getpid())))";
+    assert_eq!(python(one, Some(USER), itself)?, "ok");
+    one.stats()?.balanced()
+}
+
 /// A tracer's child would take it along into a zone.
 #[test]
 #[ignore = "needs a kernel that runs LSM programs"]
