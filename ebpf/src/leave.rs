@@ -39,7 +39,9 @@ pub fn skb_leave(ctx: SkBuffContext) -> i32 {
         return ALLOW;
     }
     let Some(state) = SOCKETS.of(full) else { return ALLOW };
-    if state.scid == 0 || state.flags & socket_flag::CONTROL != 0 {
+    // In a stranger's hands, a socket of nobody's zone carries nothing either.
+    let outside = state.scid == 0 && state.flags & socket_flag::FOREIGN == 0;
+    if outside || state.flags & socket_flag::CONTROL != 0 {
         return ALLOW;
     }
     let Err(refused) = judge(&ctx, full, state) else { return ALLOW };

@@ -118,9 +118,8 @@ pub(crate) fn current_tgid() -> u32 {
 #[inline(always)]
 pub(crate) fn is_kernel_thread() -> bool {
     const PF_KTHREAD: u32 = 0x0020_0000;
-    // SAFETY: no side effect.
-    let task = unsafe { bpf_get_current_task() } as *const u8;
-    member::<u32>(task, offsets().task_flags).is_ok_and(|flags| flags & PF_KTHREAD != 0)
+    let flags = member::<u32>(current_task(), offsets().task_flags);
+    flags.is_ok_and(|flags| flags & PF_KTHREAD != 0)
 }
 
 /// The current process's name.
