@@ -1,6 +1,7 @@
 //! Who may ask for what. A pure function, so that every case is one row of a test.
 
 use sigil_control::{Request, ZoneRef};
+use sigil_policy::instead;
 
 use crate::config::Grant;
 use crate::names::Names;
@@ -40,8 +41,8 @@ pub(crate) enum Denied {
         "user {uid} may not enter zone {zone}: ask as root, or add it to `zones` of user {uid} in sigild.toml"
     )]
     Zone { uid: u32, zone: String },
-    #[error("the policy declares no zone {wanted}; it declares {known}")]
-    Undeclared { wanted: ZoneRef, known: String },
+    #[error("the policy declares no zone {wanted}: {instead}")]
+    Undeclared { wanted: ZoneRef, instead: String },
     #[error("zone {zone} is the kernel's own: no process may enter it")]
     Kernel { zone: String },
     #[error(
@@ -85,7 +86,10 @@ pub(crate) fn authorise(
         return Err(Denied::User { uid, purpose });
     }
     let Some((scid, name)) = names.zone(wanted) else {
-        return Err(Denied::Undeclared { wanted: wanted.clone(), known: known(names) });
+        let zones = names.zones.iter().filter(|(scid, _)| **scid != names.kernel_scid);
+        let word = wanted.to_string();
+        let instead = instead(word.trim_matches('`'), zones.map(|(_, name)| name.as_str()));
+        return Err(Denied::Undeclared { wanted: wanted.clone(), instead });
     };
     let (zone, name) = (format!("{name} ({scid})"), name.to_owned());
     if scid == names.kernel_scid {
@@ -102,20 +106,6 @@ pub(crate) fn authorise(
         Ok(Permit::Zone { scid, name })
     } else {
         Err(Denied::Zone { uid, zone })
-    }
-}
-
-/// The zones that a process may be in, as many as fit a message.
-fn known(names: &Names) -> String {
-    const MOST: usize = 10;
-    let zones = names.zones.iter().filter(|(scid, _)| **scid != names.kernel_scid);
-    let mut known: Vec<_> = zones.map(|(scid, name)| format!("{name} ({scid})")).collect();
-    let more = known.len().saturating_sub(MOST);
-    known.truncate(MOST);
-    match (known.is_empty(), more) {
-        (true, _) => "none".to_owned(),
-        (false, 0) => known.join(", "),
-        (false, more) => format!("{} and {more} more", known.join(", ")),
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use miette::{GraphicalReportHandler, GraphicalTheme};
-use sigil_policy::{Compiled, MAX_BYTES, Policy, Report, Severity};
+use sigil_policy::{Compiled, MAX_BYTES, Policy, Report, Severity, instead};
 
 use crate::cli::{Format, Global};
 use crate::output::{self, Answer};
@@ -165,7 +165,7 @@ pub(crate) fn snid(policy: &Policy, word: &str) -> Result<u32> {
     word.parse().ok().or_else(|| policy.snid(word)).with_context(|| {
         let nodes = policy.nodes.iter().map(|node| node.name.as_str());
         let hosts = policy.perimeter.iter().filter_map(|host| host.name.as_deref());
-        format!("the policy declares no node `{word}`, but {}", known(nodes.chain(hosts)))
+        format!("the policy declares no node `{word}`: {}", instead(word, nodes.chain(hosts)))
     })
 }
 
@@ -173,19 +173,6 @@ pub(crate) fn snid(policy: &Policy, word: &str) -> Result<u32> {
 fn scid(policy: &Policy, word: &str) -> Result<u32> {
     word.parse().ok().or_else(|| policy.scid(word)).with_context(|| {
         let zones = policy.zones.iter().map(|zone| zone.name.as_str());
-        format!("the policy declares no zone `{word}`, but {}", known(zones))
+        format!("the policy declares no zone `{word}`: {}", instead(word, zones))
     })
-}
-
-/// The first of some names, and how many more there are.
-pub(crate) fn known<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    const MOST: usize = 10;
-    let mut known: Vec<_> = names.collect();
-    let more = known.len().saturating_sub(MOST);
-    known.truncate(MOST);
-    match (known.is_empty(), more) {
-        (true, _) => "none".to_owned(),
-        (false, 0) => known.join(", "),
-        (false, more) => format!("{} and {more} more", known.join(", ")),
-    }
 }

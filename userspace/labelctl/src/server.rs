@@ -15,9 +15,8 @@ use sigil_cluster::channel::connect;
 use sigil_cluster::proto::admin_client::AdminClient;
 use sigil_cluster::proto::{MAX_MESSAGE, StatusRequest};
 use sigil_cluster::{Credential, tls};
+use sigil_policy::instead;
 use tonic::transport::Channel;
-
-use crate::policy::known;
 
 /// Who asks the server.
 #[derive(clap::Args)]
@@ -60,8 +59,8 @@ async fn snid(server: &mut AdminClient<Channel>, word: &str) -> Result<u32> {
     let found = status.nodes.iter().find(|node| node.name == word);
     found.map(|node| node.snid).with_context(|| {
         let names = status.nodes.iter().map(|node| node.name.as_str());
-        let known = known(names.filter(|name| !name.is_empty()));
-        format!("the policy in force declares no node `{word}`, but {known}")
+        let instead = instead(word, names.filter(|name| !name.is_empty()));
+        format!("the policy in force declares no node `{word}`: {instead}")
     })
 }
 

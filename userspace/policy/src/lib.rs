@@ -44,6 +44,7 @@ pub use rules::{
 };
 pub use scan::{MAX_BYTES, MAX_DEPTH};
 pub use slice::Slicer;
+pub use suggest::instead;
 
 /// The schema of the document, for editors and `xmllint --schema`.
 pub const XSD: &str = include_str!("../dsp.xsd");

@@ -4,6 +4,21 @@
 const LONGEST: usize = 64;
 /// How many candidates are tried.
 const MOST: usize = 1000;
+/// How many names fit a message.
+const LISTED: usize = 10;
+
+/// What to tell whoever wrote a name that is none of these.
+pub fn instead<'a>(word: &str, names: impl Iterator<Item = &'a str> + Clone) -> String {
+    if let Some(close) = closest(word, names.clone()) {
+        return format!("did you mean `{close}`?");
+    }
+    let listed = names.clone().take(LISTED).collect::<Vec<_>>().join(", ");
+    match (listed.as_str(), names.skip(LISTED).count()) {
+        ("", _) => "there are none".to_owned(),
+        (_, 0) => format!("there are {listed}"),
+        (_, more) => format!("there are {listed} and {more} more"),
+    }
+}
 
 /// The candidate that is a slip of the pen away from `word`, case aside.
 pub(crate) fn closest<'a>(
@@ -61,5 +76,16 @@ mod tests {
         assert_eq!(closest("wbe", ["db", "web"]), Some("web"));
         assert_eq!(closest("quux", ["CREATE", "BIND"]), None);
         assert_eq!(closest("", ["CREATE"]), None);
+    }
+
+    #[test]
+    fn instead_of_a_stranger_the_first_names_are_told() {
+        let names: Vec<_> = (100..115).map(|number| format!("node{number}x")).collect();
+        let some = |many: usize| names.iter().map(String::as_str).take(many);
+        assert_eq!(instead("node101", some(15)), "did you mean `node101x`?");
+        assert_eq!(instead("web", some(0)), "there are none");
+        assert_eq!(instead("web", some(2)), "there are node100x, node101x");
+        assert!(instead("web", some(10)).ends_with(", node109x"));
+        assert!(instead("web", some(15)).ends_with(", node109x and 5 more"));
     }
 }
