@@ -1,11 +1,12 @@
 //! Labels on files: who signs, what is revoked, what an unsigned file counts as.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use sigil_common::abi::policy::process::EXECVE;
 
-use super::{Also, Resolver, bad_name, duplicate, is_name, of, shown};
+use super::ids::Also;
+use super::words::{bad_name, is_name, shown};
+use super::{Resolver, of, once};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::key::{PublicKeyError, bytes, public_key};
 use crate::model::{ANY, Policy, Signer, Unsigned};
@@ -33,15 +34,9 @@ impl<'d> Resolver<'_, '_, 'd> {
             let (Some(name), Some((key, span)), Some(least_serial)) = (name, key, least) else {
                 continue;
             };
-            match keys.entry(key) {
-                Entry::Occupied(first) => {
-                    self.found.push(duplicate("this key", span, *first.get()));
-                }
-                Entry::Vacant(free) => {
-                    free.insert(span);
-                    let (name, span) = (name.text.to_owned(), element.span);
-                    policy.signers.push(Signer { name, key, scids, least_serial, span });
-                }
+            if once(self.found, &mut keys, key, span, |_| "this key".to_owned()) {
+                let (name, span) = (name.text.to_owned(), element.span);
+                policy.signers.push(Signer { name, key, scids, least_serial, span });
             }
         }
         policy.signers.sort_by_key(|signer| signer.key);
@@ -52,12 +47,8 @@ impl<'d> Resolver<'_, '_, 'd> {
             self.found.push(bad_name(name));
             return false;
         }
-        if let Some(first) = names.insert(name.text, name.span) {
-            let what = format!("the signer name `{}`", name.text);
-            self.found.push(duplicate(&what, name.span, first));
-            return false;
-        }
-        true
+        let what = |name: &&str| format!("the signer name `{name}`");
+        once(self.found, names, name.text, name.span, what)
     }
 
     /// What a zone's `<code>` says.
@@ -115,15 +106,13 @@ impl<'d> Resolver<'_, '_, 'd> {
                 }
             };
             let (Some(parent), Some(binary)) = (parent, binary) else { continue };
-            if let Some(first) = parents.insert(parent, element.span) {
-                let what = match parent {
-                    ANY => "what unsigned files count as for `*`".to_owned(),
-                    parent => format!("what unsigned files count as for ScID {parent}"),
-                };
-                self.found.push(duplicate(&what, element.span, first));
-                continue;
+            let what = |parent: &u32| match *parent {
+                ANY => "what unsigned files count as for `*`".to_owned(),
+                parent => format!("what unsigned files count as for ScID {parent}"),
+            };
+            if once(self.found, &mut parents, parent, element.span, what) {
+                policy.unsigned.push(Unsigned { parent, binary, span: element.span });
             }
-            policy.unsigned.push(Unsigned { parent, binary, span: element.span });
         }
     }
 
