@@ -11,6 +11,11 @@ use crate::confine::private;
 use crate::keyset::Schedule;
 use crate::store::{Embedded, Etcd, Store};
 
+/// Where everything of the server's is, but for administrators' credentials.
+pub(crate) const HOME: &str = "/var/lib/sigil-server";
+/// The configuration file there.
+pub(crate) const FILE: &str = "/var/lib/sigil-server/server.toml";
+
 /// What the operator decides. Durations are in seconds.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

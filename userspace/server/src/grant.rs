@@ -11,7 +11,7 @@ use time::Duration;
 
 use crate::administrators::{DAYS, FIRST, granted};
 use crate::ca::Ca;
-use crate::config::Config;
+use crate::config::{Config, FILE};
 use crate::record::{Admin, Cluster};
 use crate::state::State;
 use crate::vault::Vault;
@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[arg(long = "server", value_name = "ADDRESS:PORT")]
     servers: Vec<SocketAddr>,
     /// The configuration file that `init` wrote
-    #[arg(long, value_name = "FILE", default_value = "/etc/sigil/server.toml")]
+    #[arg(long, value_name = "FILE", default_value = FILE)]
     config: PathBuf,
 }
 

@@ -14,7 +14,7 @@ use sigil_common::icv::Suite;
 
 use crate::administrators::FIRST;
 use crate::ca::Ca;
-use crate::config::{Certificates, Config, Rotation};
+use crate::config::{Certificates, Config, HOME, Rotation};
 use crate::confine::private;
 use crate::grant::{make, reachable};
 use crate::record::{Cluster, Secret};
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[arg(long)]
     cluster: String,
     /// Where everything is written
-    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/sigil")]
+    #[arg(long, value_name = "DIRECTORY", default_value = HOME)]
     out: PathBuf,
     /// Where the server listens
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7443")]

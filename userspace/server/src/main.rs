@@ -57,13 +57,13 @@ enum Command {
     /// are above all that nodes may have seen. Tokens are void; revoke again whom you revoked since
     Recover {
         /// The configuration file that `init` wrote
-        #[arg(long, value_name = "FILE", default_value = "/etc/sigil/server.toml")]
+        #[arg(long, value_name = "FILE", default_value = config::FILE)]
         config: PathBuf,
     },
     /// Serve until SIGTERM
     Run {
         /// The configuration file that `init` wrote
-        #[arg(long, value_name = "FILE", default_value = "/etc/sigil/server.toml")]
+        #[arg(long, value_name = "FILE", default_value = config::FILE)]
         config: PathBuf,
     },
 }
