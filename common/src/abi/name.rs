@@ -72,9 +72,9 @@ pub const TRACEPOINTS: [Tracepoint; 7] = [
 /// Those that see what LSM programs refuse beforehand: not attached beside them.
 pub const BEHIND_LSM: [&str; 3] = [SOCK_TCP_SEND, SOCK_SENT, SOCK_RECEIVED];
 
-/// The programs that refuse what the others can only see. All of them or none: half of it would be
-/// no backend.
-pub const LSM_HOOKS: [Tracepoint; 25] = [
+/// The programs that refuse what the others can only see. All of them that the kernel has hooks for, or none:
+/// half of it would be no backend.
+pub const LSM_HOOKS: [Tracepoint; 26] = [
     tracepoint("lsm_fork", "task_alloc", false),
     tracepoint("lsm_exec", "bprm_creds_from_file", false),
     tracepoint("lsm_ptrace", "ptrace_access_check", false),
@@ -85,6 +85,8 @@ pub const LSM_HOOKS: [Tracepoint; 25] = [
     tracepoint("lsm_nice", "task_setnice", false),
     tracepoint("lsm_fcntl", "file_fcntl", false),
     tracepoint("lsm_ioctl", "file_ioctl", false),
+    // Before it was there, the hook above was asked.
+    tracepoint("lsm_ioctl32", "file_ioctl_compat", true),
     tracepoint("lsm_socket", "socket_create", false),
     tracepoint("lsm_created", "socket_post_create", false),
     tracepoint("lsm_listen", "socket_listen", false),

@@ -99,9 +99,19 @@ pub fn lsm_fcntl(ctx: LsmContext) -> i32 {
 /// `file_ioctl(file, cmd, arg)`: the same of sockets and terminals.
 #[lsm(hook = "file_ioctl")]
 pub fn lsm_ioctl(ctx: LsmContext) -> i32 {
+    owner_set(ctx.arg(1))
+}
+
+/// `file_ioctl_compat(file, cmd, arg)`: called as 32-bit programs do.
+#[lsm(hook = "file_ioctl_compat")]
+pub fn lsm_ioctl32(ctx: LsmContext) -> i32 {
+    owner_set(ctx.arg(1))
+}
+
+#[inline(always)]
+fn owner_set(command: u32) -> i32 {
     const FIOSETOWN: u32 = 0x8901;
     const SIOCSPGRP: u32 = 0x8902;
-    let command: u32 = ctx.arg(1);
     if matches!(command, FIOSETOWN | SIOCSPGRP) { told(UNKNOWN) } else { ALLOW }
 }
 

@@ -33,8 +33,8 @@ pub struct Datapath {
     pub(crate) no_lsm: Option<String>,
     /// The programs of tracepoints that are attached: those that this kernel has and this backend needs.
     pub(crate) watching: BTreeSet<&'static str>,
-    /// Those of [`name::CODE_EXITS`] that are.
-    pub(crate) exits: BTreeSet<&'static str>,
+    /// The programs beside LSM hooks that are.
+    pub(crate) hooked: BTreeSet<&'static str>,
     pub(crate) state: State,
     /// Labels and their handles, as `HANDLES` holds them.
     pub(crate) handles: BTreeMap<Label, u32>,
@@ -162,7 +162,7 @@ impl Datapath {
             origin,
             no_lsm: Some("nothing is attached".to_owned()),
             watching: BTreeSet::new(),
-            exits: BTreeSet::new(),
+            hooked: BTreeSet::new(),
             state,
             handles: BTreeMap::new(),
             hook: TcHook::probe(),

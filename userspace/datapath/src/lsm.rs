@@ -48,19 +48,6 @@ impl Datapath {
         self.no_lsm.as_deref()
     }
 
-    /// The programs at LSM hooks that are to be attached.
-    pub(crate) fn hooks(&self) -> Result<Vec<&'static str>, Error> {
-        if self.no_lsm.is_some() {
-            return Ok(Vec::new());
-        }
-        let mut hooks: Vec<_> = LSM_HOOKS.iter().map(|hook| hook.program).collect();
-        if self.demands_code()? {
-            hooks.extend(CODE_HOOKS.iter().map(|hook| hook.program));
-            hooks.extend(self.exits.iter());
-        }
-        Ok(hooks)
-    }
-
     /// Attaches the LSM programs, or sees to it that there are none.
     ///
     /// # Errors
@@ -72,8 +59,9 @@ impl Datapath {
             return Ok(());
         }
         let dir = links(&self.options);
-        let attached = LSM_HOOKS.iter().filter(|hook| dir.join(hook.program).exists()).count();
-        if attached == LSM_HOOKS.len() && self.origin == Origin::Adopted {
+        let attached = |hook: &Tracepoint| dir.join(hook.program).exists();
+        let complete = LSM_HOOKS.iter().all(|hook| hook.optional || attached(hook));
+        if complete && self.origin == Origin::Adopted {
             self.no_lsm = None;
             self.attach_hooks()?;
             return self.keep_code(true);
@@ -86,7 +74,9 @@ impl Datapath {
                 None
             }
             // What is enforced is not loosened by a new agent.
-            Err(error) if self.options.backend == Backend::Lsm || attached != 0 => {
+            Err(error)
+                if self.options.backend == Backend::Lsm || LSM_HOOKS.iter().any(attached) =>
+            {
                 return Err(error);
             }
             Err(error) => {
@@ -116,12 +106,32 @@ impl Datapath {
     }
 
     fn attach_hook(&mut self, hook: &Tracepoint, btf: &aya::Btf) -> Result<(), Error> {
-        self.attach_process(hook.program, |bpf, name| {
+        let attached = self.attach_process(hook.program, |bpf, name| {
             let program: &mut Lsm = program(bpf, name)?;
             load_once(name, program.fd().is_ok(), || program.load(hook.point, btf))?;
             let id = program.attach().map_err(Error::program(name))?;
             program.take_link(id).map(FdLink::from).map_err(Error::program(name))
-        })
+        });
+        self.attached(hook.program, hook.optional, attached)
+    }
+
+    /// Takes note of a program that was attached. Where the kernel has nothing to attach an optional one to,
+    /// it does without.
+    fn attached(
+        &mut self,
+        program: &'static str,
+        optional: bool,
+        outcome: Result<(), Error>,
+    ) -> Result<(), Error> {
+        match outcome {
+            Err(Error::Program { source, .. })
+                if optional && matches!(*source, ProgramError::Btf(_)) => {}
+            outcome => {
+                outcome?;
+                self.hooked.insert(program);
+            }
+        }
+        Ok(())
     }
 
     /// Attaches what sees memory become code.
@@ -137,15 +147,8 @@ impl Datapath {
                 let id = program.attach().map_err(Error::program(name))?;
                 program.take_link(id).map(FdLink::from).map_err(Error::program(name))
             });
-            match attached {
-                // A kernel without 32-bit calls.
-                Err(Error::Program { source, .. })
-                    if name != PERSONA && matches!(*source, ProgramError::Btf(_)) => {}
-                outcome => {
-                    outcome?;
-                    self.exits.insert(name);
-                }
-            }
+            // Not every kernel has 32-bit calls.
+            self.attached(name, name != PERSONA, attached)?;
         }
         Ok(())
     }
@@ -153,9 +156,10 @@ impl Datapath {
     /// Takes it away: nobody demands signed code.
     pub(crate) fn remove_code_hooks(&mut self) -> Result<(), Error> {
         let dir = links(&self.options);
-        self.exits.clear();
-        let hooks = CODE_HOOKS.iter().map(|hook| hook.program).chain(CODE_EXITS);
-        hooks.map(|program| dir.join(program)).try_for_each(|pin| unpin(&pin))
+        CODE_HOOKS.iter().map(|hook| hook.program).chain(CODE_EXITS).try_for_each(|program| {
+            self.hooked.remove(program);
+            unpin(&dir.join(program))
+        })
     }
 
     fn demands_code(&self) -> Result<bool, Error> {
@@ -173,7 +177,10 @@ impl Datapath {
         self.keep_code(false)?;
         self.remove_code_hooks()?;
         let dir = links(&self.options);
-        LSM_HOOKS.iter().try_for_each(|hook| unpin(&dir.join(hook.program)))
+        LSM_HOOKS.iter().try_for_each(|hook| {
+            self.hooked.remove(hook.program);
+            unpin(&dir.join(hook.program))
+        })
     }
 }
 

@@ -172,7 +172,7 @@ impl Datapath {
         let dir = links(&self.options);
         let sockets = gone(&dir, SOCKETS, true)?;
         let tasks = gone(&dir, self.watching.iter().copied(), false)?;
-        let hooks = gone(&dir, self.hooks()?, false)?;
+        let hooks = gone(&dir, self.hooked.iter().copied(), false)?;
         if !tasks.is_empty() {
             self.attach_tasks(|program| tasks.contains(&program))?;
         }

@@ -113,7 +113,8 @@ impl Datapath {
 
 fn optional(called: &str) -> bool {
     let last = name::CODE_EXITS.last().is_some_and(|last| *last == called);
-    last || name::TRACEPOINTS.iter().any(|at| at.program == called && at.optional)
+    let mut points = name::TRACEPOINTS.iter().chain(&name::LSM_HOOKS);
+    last || points.any(|at| at.program == called && at.optional)
 }
 
 /// Whether only kernels that run LSM programs take it.
