@@ -67,7 +67,7 @@ fn used(sk: *mut bpf_sock, tcp: bool) -> i32 {
     if let Some(state) = SOCKETS.of(sk)
         && state.flags & (socket_flag::FOREIGN | socket_flag::LOCAL) == 0
         && !is_own(state)
-        && !is_kernels(sk)
+        && !is_kernels(sk, state.scid)
         && !(tcp && is_tls_at_work(sk))
         && !take_over(state)
         && refuse(state) == Fate::Drop
@@ -78,12 +78,26 @@ fn used(sk: *mut bpf_sock, tcp: bool) -> i32 {
 }
 
 /// Whether it is the kernel's own socket, which it uses in any process: a network file system sends from
-/// whichever one asks for a file.
+/// whichever one asks for a file. `owner` is the socket's ScID.
+///
+/// Drivers of disks make theirs as processes do, or are given them (NVMe, NBD, iSCSI), and keep them from waiting
+/// for file systems when memory is short, which no process can ask for. Such a one of a zone serves that zone
+/// and threads of the kernel alone, lest a zone that may give its sockets to drivers lends others its label.
 #[inline(always)]
-pub(crate) fn is_kernels(sk: *mut bpf_sock) -> bool {
-    let bit = task::offsets().sock_kernel;
-    let byte: Result<u8, _> = of_sock(sk, bit / 8);
-    byte.is_ok_and(|byte| byte >> (bit % 8) & 1 != 0)
+pub(crate) fn is_kernels(sk: *mut bpf_sock, owner: u32) -> bool {
+    /// `__GFP_FS`
+    const WAITS_FOR_FILES: u32 = 0x80;
+    let offsets = task::offsets();
+    let bit = offsets.sock_kernel;
+    let made: Result<u8, _> = of_sock(sk, bit / 8);
+    if made.is_ok_and(|byte| byte >> (bit % 8) & 1 != 0) {
+        return true;
+    }
+    let protocol: Result<u16, _> = of_sock(sk, offsets.sock_protocol);
+    let allocation: Result<u32, _> = of_sock(sk, offsets.sock_allocation);
+    protocol == Ok(u16::from(decide::protocol::TCP))
+        && allocation.is_ok_and(|flags| flags & WAITS_FOR_FILES == 0)
+        && (owner == 0 || task::is_kernel_thread())
 }
 
 /// Whether TLS of the kernel works on a TCP socket in no process of anybody's: in a thread of the kernel, or

@@ -51,6 +51,8 @@ static OFFSETS: Offsets = Offsets {
     mount_sb: 0,
     socket_sk: 0,
     sock_kernel: 0,
+    sock_allocation: 0,
+    sock_protocol: 0,
     sock_owned: 0,
     sock_user_data: 0,
     tcp_ulp: 0,

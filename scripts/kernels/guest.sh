@@ -3,8 +3,9 @@
 
 # Release series and where Debian has it.
 declare -A suites_of=([6.1]=bookworm [6.12]=bookworm-backports)
-# What reaches this machine's file system; beside it, what the nodes of tests hang on, filters, and disks.
-modules=(virtio_pci 9pnet_virtio 9p veth bridge sch_ingress cls_bpf loop ext4)
+# What reaches this machine's file system; beside it, what the nodes of tests hang on, filters, and disks, also
+# over TCP.
+modules=(virtio_pci 9pnet_virtio 9p veth bridge sch_ingress cls_bpf loop ext4 nvmet-tcp nvme-tcp)
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 store=$target/kernels

@@ -196,6 +196,10 @@ pub struct Offsets {
     pub socket_sk: u32,
     /// `sock.sk_kern_sock`, in bits.
     pub sock_kernel: u32,
+    /// `sock.sk_allocation`
+    pub sock_allocation: u32,
+    /// `sock.sk_protocol`
+    pub sock_protocol: u32,
     /// `sock.sk_lock.owned`
     pub sock_owned: u32,
     /// `sock.sk_user_data`
@@ -225,4 +229,4 @@ pub struct Offsets {
     /// `dentry.d_name.name`
     pub dentry_name: u32,
 }
-const _: () = assert!(size_of::<Offsets>() == 124);
+const _: () = assert!(size_of::<Offsets>() == 132);

@@ -183,7 +183,7 @@ fn using(socket: *const u8, permission: u32) -> i32 {
         return ALLOW;
     }
     if !owner::claim(state) {
-        if owner::is_kernels(sk) {
+        if owner::is_kernels(sk, state.scid) {
             return ALLOW;
         }
         let user = task::current().scid();

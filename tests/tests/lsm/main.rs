@@ -3,6 +3,7 @@
 //! does.
 
 mod code;
+mod disk;
 mod verity;
 
 use std::collections::BTreeMap;

@@ -295,6 +295,8 @@ pub(crate) fn offsets(btf: &Btf) -> Option<Offsets> {
         mount_sb: btf.offset("vfsmount", "mnt_sb")?,
         socket_sk: btf.offset("socket", "sk")?,
         sock_kernel: btf.bit_offset("sock", "sk_kern_sock")?,
+        sock_allocation: btf.offset("sock", "sk_allocation")?,
+        sock_protocol: btf.offset("sock", "sk_protocol")?,
         sock_owned: btf.nested_offset("sock", "sk_lock", "owned")?,
         sock_user_data: btf.offset("sock", "sk_user_data")?,
         tcp_ulp: btf.offset("inet_connection_sock", "icsk_ulp_ops")?,
