@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Forks for each exec, which costs about as much as ten of them.
-const FORKS: u32 = 24;
+const FORKS: u32 = 48;
 
 /// What became of it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]

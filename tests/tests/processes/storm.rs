@@ -39,7 +39,8 @@ fn every_label_of_a_storm_is_right() -> Result<()> {
         assert!(storm.told.keys().all(|told| right.contains(&told.as_str())), "{storm:?}");
         (forks, execs) = (forks + storm.forks + storm.execs, execs + storm.execs);
     }
-    println!("{} forks and {} execs a second", forks / seconds, execs / seconds);
+    let [a, b, both] = [forks, execs, forks + execs].map(|made| made / seconds);
+    println!("{a} forks and {b} execs a second, {both} together");
     assert!(execs > 100, "{execs} execs are no storm");
 
     let pin = bench.node()?.bpffs().join("sigil/maps").join(name::CHAINS);
