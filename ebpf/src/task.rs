@@ -67,6 +67,8 @@ static OFFSETS: Offsets = Offsets {
     file_mode: 0,
     file_dentry: 0,
     dentry_name: 0,
+    task_thread_pid: 0,
+    pid_level: 0,
 };
 
 /// Where the running kernel keeps what the programs read.
@@ -114,6 +116,14 @@ pub(crate) fn current_scid() -> Option<u32> {
 #[inline(always)]
 pub(crate) fn current_tgid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// Whether the process ids that the current process uses are the first namespace's, as the table's are.
+#[inline(always)]
+pub(crate) fn is_in_first_namespace() -> bool {
+    let offsets = offsets();
+    let pid = member::<*const u8>(current_task(), offsets.task_thread_pid);
+    pid.is_ok_and(|pid| member::<u32>(pid, offsets.pid_level) == Ok(0))
 }
 
 /// Whether the kernel works on its own account: a thread of its own, which acts for no process.

@@ -228,5 +228,9 @@ pub struct Offsets {
     pub file_dentry: u32,
     /// `dentry.d_name.name`
     pub dentry_name: u32,
+    /// `task_struct.thread_pid`
+    pub task_thread_pid: u32,
+    /// `pid.level`: how deep its namespace lies; 0 for the first.
+    pub pid_level: u32,
 }
-const _: () = assert!(size_of::<Offsets>() == 132);
+const _: () = assert!(size_of::<Offsets>() == 140);

@@ -90,7 +90,8 @@ pub fn lsm_fcntl(ctx: LsmContext) -> i32 {
     const F_SETOWN_EX: u32 = 15;
     let (command, owner): (u32, u64) = (ctx.arg(1), ctx.arg(2));
     match command {
-        F_SETOWN => told(owner as u32),
+        F_SETOWN if task::is_in_first_namespace() || owner as u32 == 0 => told(owner as u32),
+        F_SETOWN => told(UNKNOWN),
         F_SETOWN_EX => told(UNKNOWN),
         _ => ALLOW,
     }
@@ -115,7 +116,8 @@ fn owner_set(command: u32) -> i32 {
     if matches!(command, FIOSETOWN | SIOCSPGRP) { told(UNKNOWN) } else { ALLOW }
 }
 
-/// In the caller's memory, which may change once it was looked at.
+/// In the caller's memory, which may change once it was looked at; or a number of the caller's own
+/// namespace of process ids, under which it may know another than the table does.
 const UNKNOWN: u32 = u32::MAX;
 
 /// May a process be told of a file's readiness? A group of processes may be anybody's.

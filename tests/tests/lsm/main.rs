@@ -263,6 +263,16 @@ fn nobody_limits_a_process_outside_its_zone() -> Result<()> {
     let itself = "import fcntl; pair, _ = socket.socketpair()\n\
                   print(attempt(lambda: fcntl.fcntl(pair, fcntl.F_SETOWN, os.getpid())))";
     assert_eq!(python(one, Some(USER), itself)?, "ok");
+    // In a namespace of process ids where the same numbers are others'.
+    let within = "import ctypes, fcntl; pair, _ = socket.socketpair()\n\
+                  ctypes.CDLL(None).unshare(0x20000000)\n\
+                  child = os.fork()\n\
+                  if child: os.waitpid(child, 0); os._exit(0)\n\
+                  own = int(os.readlink('/proc/self'))\n\
+                  assert own != os.getpid()\n\
+                  print(attempt(lambda: fcntl.fcntl(pair, fcntl.F_SETOWN, own)), flush=True)";
+    assert_eq!(python(one, Some(USER), within)?, "PermissionError");
+    assert_eq!(python(one, None, within)?, "ProcessLookupError", "the operator");
     one.stats()?.balanced()
 }
 

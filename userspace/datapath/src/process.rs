@@ -311,5 +311,7 @@ pub(crate) fn offsets(btf: &Btf) -> Option<Offsets> {
         file_mode: btf.offset("file", "f_mode")?,
         file_dentry: btf.offset("file", "f_path")? + btf.offset("path", "dentry")?,
         dentry_name: btf.offset("dentry", "d_name")? + btf.offset("qstr", "name")?,
+        task_thread_pid: btf.offset("task_struct", "thread_pid")?,
+        pid_level: btf.offset("pid", "level")?,
     })
 }
