@@ -1,7 +1,7 @@
 //! Two nodes under one policy: what a rule allows goes through whole, all else is dropped for the
 //! reason that says why, and the counters balance to the packet. Both places of verification.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use sigil_harness::cluster::Setting;
 use sigil_harness::packet::Headers;
 use sigil_harness::traffic::ping;
@@ -116,4 +116,30 @@ fn enforcement_outlives_the_agent_and_ends_with_detach() -> Result<()> {
     agent.detach(&member.node)?;
     // The kernel lets go of an unpinned link later, on a worker of its own.
     until("answer after detaching", PATIENCE, || Ok(reaches(&cluster)?.then_some(())))
+}
+
+/// Each time a node loses its counters it takes the next epoch of its key file. It says so while there
+/// is one left to take.
+#[test]
+fn the_last_epoch_is_announced_before_it_ends() -> Result<()> {
+    let mut cluster = Cluster::prepare("epochs", &Setting::of(POLICY))?;
+    let member = cluster.member("one")?;
+    for (stamped, spare) in [(1, 1), (2, 0)] {
+        member.start()?;
+        let status = member.node.status()?;
+        let stamps = |key: &&serde_json::Value| key["stamps"] == true;
+        let keys: Vec<_> = status["keys"].as_array().into_iter().flatten().filter(stamps).collect();
+        ensure!(keys.len() == 1 && keys[0]["key_id"] == stamped, "{status}");
+        ensure!(status["spare_epochs"] == spare, "{status}");
+        ensure!(status["warnings"].is_array() == (spare == 0), "{status}");
+        // An agent that adopts what is there uses none up.
+        member.take_agent()?.stop()?;
+        member.start()?;
+        ensure!(member.node.status()?["spare_epochs"] == spare, "adopted");
+        let agent = member.take_agent()?;
+        agent.detach(&member.node)?;
+    }
+    let refused = member.start().err().map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(refused.contains("key id 2 was used before"), "{refused}");
+    Ok(())
 }

@@ -76,9 +76,12 @@ fn text(counters: &Counters, status: &Status, unheard: usize) -> String {
             i64::from(server.is_some_and(|server| server.address.is_some())),
         ),
         ("problems", "What is not as it should be", count(status.problems.len())),
+        ("warnings", "What soon will not be", count(status.warnings.len())),
         ("alarms_unheard", "Alarms that the server has yet to hear", count(unheard)),
     ];
-    for (name, help, value) in values {
+    let left = "Epochs of the key file after the one that packets are stamped with";
+    let spare = status.spare_epochs.map(|spare| ("epochs_spare", left, count(spare)));
+    for (name, help, value) in values.into_iter().chain(spare) {
         let gauge: Gauge = Gauge::default();
         gauge.set(value);
         registry.register(name, help, gauge);
@@ -116,6 +119,17 @@ mod tests {
         ] {
             assert!(text.contains(line), "{text}");
         }
-        assert!(!text.contains("bad-icv"));
+        assert!(!text.contains("bad-icv") && !text.contains("epochs_spare"));
+    }
+
+    #[test]
+    fn the_last_epoch_raises_an_alert() {
+        let warnings = vec![String::new()];
+        let last = Status { spare_epochs: Some(0), warnings, ..Status::default() };
+        let text = text(&Counters::default(), &last, 0);
+        assert!(
+            text.contains("sigil_epochs_spare 0") && text.contains("sigil_warnings 1"),
+            "{text}"
+        );
     }
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::anyhow;
 use sigil_common::abi::process::Task;
 use sigil_control::{Attached, Failure, FailureKind, HeldKeys, Labelled, Request, Stats, Status};
-use sigil_datapath::{Counters, Datapath, EpochKeys, Error, Tasks};
+use sigil_datapath::{Counters, Datapath, EpochKeys, Error, Stamping, Tasks};
 use sigil_policy::NodeRules;
 use tokio::sync::watch;
 
@@ -153,11 +153,12 @@ fn unkept(rules: &NodeRules, without_lsm: Option<&str>, guarded: &[PathBuf]) -> 
     Some(format!("zones run nothing here, for they demand signed code ({zones}), and that {why}"))
 }
 
-fn held(epochs: &[EpochKeys]) -> Vec<HeldKeys> {
+fn held(epochs: &[EpochKeys], stamping: Option<Stamping>) -> Vec<HeldKeys> {
     let held = |epoch: &EpochKeys| HeldKeys {
         key_id: epoch.key_id,
         suite: epoch.suite.name().to_owned(),
         pairs: epoch.pairs.len(),
+        stamps: stamping.is_some_and(|stamping| stamping.key_id == epoch.key_id),
     };
     epochs.iter().map(held).collect()
 }

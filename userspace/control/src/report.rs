@@ -35,6 +35,9 @@ pub struct Status {
     pub guarded: Vec<String>,
     /// The keys that were installed.
     pub keys: Vec<HeldKeys>,
+    /// How many of them could follow the one that packets are stamped with, where they are of a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare_epochs: Option<usize>,
     /// Labels that may have to do with this node.
     pub peers: usize,
     /// Verdicts about them.
@@ -48,6 +51,9 @@ pub struct Status {
     pub server: Option<Server>,
     /// What is not as it should be.
     pub problems: Vec<String>,
+    /// What soon will not be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A node's line to its Security Server.
@@ -115,6 +121,9 @@ pub struct HeldKeys {
     pub suite: String,
     /// How many pairs of nodes.
     pub pairs: usize,
+    /// Whether packets are stamped with it; with the others they are only verified.
+    #[serde(default)]
+    pub stamps: bool,
 }
 
 /// The counters. A hook or a reason that never counted may be missing.

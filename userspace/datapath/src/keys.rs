@@ -35,6 +35,15 @@ fn name_of(suite: Suite, key: &MacKey) -> u64 {
     tell(suite, key).first_chunk().copied().map_or(0, u64::from_ne_bytes)
 }
 
+/// Which epoch packets are stamped with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamping {
+    /// Its key id.
+    pub key_id: u8,
+    /// How many more could take its place: a reboot, or a detach, uses one up.
+    pub spare: usize,
+}
+
 /// The keys of one epoch.
 #[derive(Debug)]
 pub struct EpochKeys {
@@ -64,40 +73,42 @@ impl std::fmt::Debug for Pair {
 
 impl Datapath {
     /// Installs the keys of up to four epochs. Packets are stamped with the first epoch that this
-    /// node has not lost the counters of, and verified with any of them.
+    /// node has not lost the counters of, and verified with any of them. Says which that is; nothing for
+    /// no epochs.
     ///
     /// # Errors
     /// [`Error::EpochUsed`] if no epoch is left to stamp with; [`Error::Limit`], [`Error::Map`].
-    pub fn install_keys(&mut self, epochs: &[EpochKeys]) -> Result<(), Error> {
+    pub fn install_keys(&mut self, epochs: &[EpochKeys]) -> Result<Option<Stamping>, Error> {
         let snid = self.options.snid;
-        let mut usable = None;
+        let Some(last) = epochs.last() else { return Ok(None) };
+        let mut stamping: Option<Stamping> = None;
         for epoch in epochs {
-            if usable.is_none() && self.may_stamp(epoch)? {
-                usable = Some(epoch.key_id);
+            if self.may_stamp(epoch)? {
+                let first = Stamping { key_id: epoch.key_id, spare: 0 };
+                let more = |held: Stamping| Stamping { spare: held.spare + 1, ..held };
+                stamping = Some(stamping.map_or(first, more));
             }
         }
-        if usable.is_none()
-            && let Some(last) = epochs.last()
-        {
+        let Some(Stamping { key_id, .. }) = stamping else {
             return Err(Error::EpochUsed { key_id: last.key_id });
-        }
-        self.make_way(epochs, usable)?;
+        };
+        self.make_way(epochs, key_id)?;
         // What is verified first, what is stamped last: no peer may get a packet too early.
         for epoch in epochs {
             for pair in epoch.pairs.iter().filter(|pair| pair.target == snid) {
                 self.install_rx(epoch, pair)?;
             }
         }
-        for epoch in epochs.iter().filter(|epoch| Some(epoch.key_id) == usable) {
+        for epoch in epochs.iter().filter(|epoch| epoch.key_id == key_id) {
             for pair in epoch.pairs.iter().filter(|pair| pair.source == snid) {
                 self.install_tx(epoch, pair)?;
             }
         }
-        Ok(())
+        Ok(stamping)
     }
 
     /// Empties the slots that hold other keys than those which are to come into them.
-    fn make_way(&mut self, epochs: &[EpochKeys], usable: Option<u8>) -> Result<(), Error> {
+    fn make_way(&mut self, epochs: &[EpochKeys], stamping: u8) -> Result<(), Error> {
         let snid = self.options.snid;
         let (mut rx, mut tx) = (BTreeSet::new(), BTreeSet::new());
         for epoch in epochs {
@@ -110,7 +121,7 @@ impl Datapath {
                         rx.insert(slot);
                     }
                 }
-                if pair.source == snid && Some(epoch.key_id) == usable {
+                if pair.source == snid && epoch.key_id == stamping {
                     let slot = self.slot(pair.target, epoch.key_id)?;
                     let held = self.tx_key(slot)?;
                     if held.suite != 0 && !holds_tx(&held, epoch, &key) {

@@ -30,7 +30,7 @@ pub use counter::{Counters, EventCounters, PairDrop, Row};
 pub use error::Error;
 pub use event::{Events, KernelLog};
 pub use install::Applied;
-pub use keys::{EpochKeys, Pair};
+pub use keys::{EpochKeys, Pair, Stamping};
 pub use line::Marker;
 pub use load::{Datapath, InForce, Origin};
 pub use maintain::Upkeep;

@@ -10,8 +10,8 @@ use std::thread;
 
 use assert_cmd::cargo::CommandCargoExt;
 use sigil_control::{
-    Counts, Endpoint, Event, EventKind, Failure, FailureKind, Labelled, Loaded, MAX_REPLY, Pair,
-    Reply, Request, Stats, Status, decode, encode,
+    Counts, Endpoint, Event, EventKind, Failure, FailureKind, HeldKeys, Labelled, Loaded,
+    MAX_REPLY, Pair, Reply, Request, Stats, Status, decode, encode,
 };
 
 const POLICY: &str = "<DSP cluster=\"lab\" serial=\"7\"/>\n";
@@ -60,6 +60,10 @@ fn failed(kind: FailureKind, message: &str) -> Reply {
     Reply::Failed(Failure { kind, message: message.to_owned() })
 }
 
+fn held((key_id, stamps): (u8, bool)) -> HeldKeys {
+    HeldKeys { key_id, suite: "siphash-2-4-96".to_owned(), pairs: 4, stamps }
+}
+
 fn labelled() -> Reply {
     Reply::Labelled(Labelled { scid: 10, zone: "web".to_owned() })
 }
@@ -106,6 +110,12 @@ commands! {
         node: Some("one".to_owned()),
         enforcing: true,
         uptime: 61,
+        ..Status::default()
+    })];
+    status_warns_of_the_last_epoch: "status" => [Reply::Status(Status {
+        keys: [(1, false), (2, true)].map(held).to_vec(),
+        spare_epochs: Some(0),
+        warnings: vec!["key id 2 is the last epoch of the key file".to_owned()],
         ..Status::default()
     })];
     status_amiss_is_a_no: "status -o json" => [Reply::Status(Status {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use sigil_common::abi::policy::PROTECTION_AUTHENTICATE;
 use sigil_control::{Failure, FailureKind, Loaded, Status};
-use sigil_datapath::{Datapath, Options, Origin as Found};
+use sigil_datapath::{Datapath, Options, Origin as Found, Stamping};
 use sigil_policy::NodeRules;
 
 use super::start::Processes;
@@ -38,14 +38,15 @@ impl Node {
         warn(&admitted.warnings);
         warn_without_keys(&config, &admitted.rules);
 
-        datapath.install_keys(&keys.epochs)?;
+        let stamping = datapath.install_keys(&keys.epochs)?;
         datapath.retire_keys(&keys.epochs)?;
         let generation = match &now {
             Some(now) if !admitted.changed && origin == Found::Adopted => now.generation,
             _ => datapath.apply(&admitted.rules)?.generation,
         };
         let kept = Kept::new(&document, admitted.rules.serial);
-        let status = Status { keys: held(&keys.epochs), ..Status::default() };
+        let mut status = Status::default();
+        show_keys(&mut status, &keys, stamping);
         Self::attach(config, datapath, origin, kept, status, None, &admitted.rules, generation)
     }
 
@@ -75,9 +76,9 @@ impl Node {
         let rules = &admitted.rules;
         keys.check_cluster(&rules.cluster).map_err(failed)?;
         if !dry_run {
-            self.datapath.install_keys(&keys.epochs).map_err(failed)?;
+            let stamping = self.datapath.install_keys(&keys.epochs).map_err(failed)?;
             self.datapath.retire_keys(&keys.epochs).map_err(failed)?;
-            self.status.keys = held(&keys.epochs);
+            show_keys(&mut self.status, &keys, stamping);
             if admitted.changed {
                 let applied = self.datapath.apply(rules).map_err(failed)?;
                 self.kept = Kept::new(document, rules.serial);
@@ -104,6 +105,27 @@ impl Node {
     }
 }
 
+/// Says which keys there are, and in time that they will not do.
+fn show_keys(status: &mut Status, keys: &Keys, stamping: Option<Stamping>) {
+    status.keys = held(&keys.epochs, stamping);
+    status.spare_epochs = stamping.map(|stamping| stamping.spare);
+    status.warnings = stamping.and_then(last_epoch).into_iter().collect();
+    for warning in &status.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+fn last_epoch(Stamping { key_id, spare }: Stamping) -> Option<String> {
+    let next = key_id.checked_add(1).unwrap_or(1);
+    (spare == 0).then(|| {
+        format!(
+            "key id {key_id} is the last epoch of the key file: after a reboot or `sigild --detach` this \
+             node could stamp nothing, and sigild would not start; before that, give all nodes new keys \
+             (labelctl keys generate --epochs 4 --first-epoch {next})"
+        )
+    })
+}
+
 fn configured(config: &Config) -> Result<&Path> {
     match config.origin() {
         Origin::Files { policy, .. } => Ok(policy),
@@ -127,5 +149,23 @@ pub(super) fn warn_without_keys(config: &Config, rules: &NodeRules) {
             "no `keys` are configured, and the policy asks for authentication: packets from and to \
              other nodes will be dropped (labelctl keys generate makes keys)"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_epoch_is_told_and_no_other() {
+        assert_eq!(last_epoch(Stamping { key_id: 3, spare: 1 }), None);
+        let said = last_epoch(Stamping { key_id: 4, spare: 0 }).unwrap();
+        assert!(
+            said.starts_with("key id 4 is the last") && said.contains("--first-epoch 5"),
+            "{said}"
+        );
+        // Key ids are never 0.
+        let said = last_epoch(Stamping { key_id: 255, spare: 0 }).unwrap();
+        assert!(said.contains("--first-epoch 1)"), "{said}");
     }
 }

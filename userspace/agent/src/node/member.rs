@@ -206,9 +206,9 @@ impl Node {
             self.in_force(&rules, applied.generation);
         }
         self.datapath.retire_keys(&epochs)?;
-        self.datapath.install_keys(&epochs)?;
+        let stamping = self.datapath.install_keys(&epochs)?;
         self.datapath.forget_keys(&epochs)?;
-        self.status.keys = held(&epochs);
+        self.status.keys = held(&epochs, stamping);
         self.signed()?.keys = keys.version;
         tracing::info!(version = keys.version, epochs = epochs.len(), stamp = keys.stamp, "keys");
         Ok(())

@@ -54,8 +54,12 @@ fn print(status: &Status) -> io::Result<()> {
     let keys: Vec<_> = status
         .keys
         .iter()
-        .map(|keys| format!("{} ({}, {} pairs)", keys.key_id, keys.suite, keys.pairs))
+        .map(|keys| {
+            let stamps = if keys.stamps { ", stamps" } else { "" };
+            format!("{} ({}, {} pairs{stamps})", keys.key_id, keys.suite, keys.pairs)
+        })
         .collect();
+    let spare = status.spare_epochs.map_or_else(String::new, |spare| format!("; {spare} spare"));
     let or_none =
         |list: Vec<String>| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
     let state = if status.enforcing { "enforcing" } else { "observing: nothing is dropped" };
@@ -67,7 +71,7 @@ fn print(status: &Status) -> io::Result<()> {
         ("serial", status.serial.to_string()),
         ("generation", status.generation.to_string()),
         ("rules", format!("{} peers, {} verdicts", status.peers, status.verdicts)),
-        ("keys", or_none(keys)),
+        ("keys", or_none(keys) + &spare),
         ("attached", or_none(attached)),
         ("processes", processes(status)),
         ("found", status.origin.clone()),
@@ -80,8 +84,10 @@ fn print(status: &Status) -> io::Result<()> {
     if let Some(server) = &status.server {
         writeln!(stdout, "{:<12}{}", "server", server.describe())?;
     }
-    for problem in &status.problems {
-        writeln!(stdout, "{:<12}{problem}", "problem")?;
+    for (name, list) in [("problem", &status.problems), ("warning", &status.warnings)] {
+        for told in list {
+            writeln!(stdout, "{name:<12}{told}")?;
+        }
     }
     Ok(())
 }
