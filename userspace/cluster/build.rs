@@ -5,7 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile(["proto/sigil.proto"], ["proto"])?;
     tonic_prost_build::configure()
         // Keys are wiped, and never printed.
-        .skip_debug([".sigil.v1.Pair", ".sigil.v1.EnrolRequest", ".sigil.v1.EnrollReply"])
+        .skip_debug([".sigil.v1.Pair", ".sigil.v1.EnrolRequest", ".sigil.v1.DrawTokenReply"])
         .compile_fds(files)?;
     Ok(())
 }

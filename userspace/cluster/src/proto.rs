@@ -67,8 +67,8 @@ impl fmt::Debug for EnrolRequest {
     }
 }
 
-impl fmt::Debug for EnrollReply {
+impl fmt::Debug for DrawTokenReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("EnrollReply([redacted])")
+        f.write_str("DrawTokenReply([redacted])")
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use sigil_cluster::proto::admin_server::Admin;
 use sigil_cluster::proto::{
     AcknowledgeReply, AcknowledgeRequest, AddAdminReply, AddAdminRequest, AdminStatus, AdminsReply,
-    AdminsRequest, Alarm, AlarmsRequest, ConfirmReply, ConfirmRequest, EnrollReply, EnrollRequest,
-    NodeStatus, Party, PushReply, PushRequest, RevokeAdminReply, RevokeAdminRequest, RevokeReply,
-    RevokeRequest, RotateReply, RotateRequest, ShowReply, ShowRequest, StatusReply, StatusRequest,
+    AdminsRequest, Alarm, AlarmsRequest, ConfirmReply, ConfirmRequest, DrawTokenReply,
+    DrawTokenRequest, NodeStatus, Party, PushReply, PushRequest, RevokeAdminReply,
+    RevokeAdminRequest, RevokeReply, RevokeRequest, RotateReply, RotateRequest, ShowReply,
+    ShowRequest, StatusReply, StatusRequest,
 };
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, sleep};
@@ -38,14 +39,17 @@ pub(crate) struct Desk {
 impl Admin for Desk {
     type AlarmsStream = Pin<Box<dyn Stream<Item = Result<Alarm, Refusal>> + Send>>;
 
-    async fn enroll(
+    async fn draw_token(
         &self,
-        request: Request<EnrollRequest>,
-    ) -> Result<Response<EnrollReply>, Refusal> {
+        request: Request<DrawTokenRequest>,
+    ) -> Result<Response<DrawTokenReply>, Refusal> {
         let by = Caller::of(&self.state, &request)?;
-        let EnrollRequest { snid, valid_seconds } = request.into_inner();
+        let DrawTokenRequest { snid, valid_seconds } = request.into_inner();
         let (token, expires) = enrolment::draw(&self.state, &by, snid, valid_seconds).await?;
-        Ok(Response::new(EnrollReply { token: token.as_bytes().to_vec(), expires: expires / 1000 }))
+        Ok(Response::new(DrawTokenReply {
+            token: token.as_bytes().to_vec(),
+            expires: expires / 1000,
+        }))
     }
 
     async fn revoke(

@@ -6,7 +6,7 @@ use sigil_cluster::chain::{Head, Place};
 use sigil_cluster::envelope::{Recipient, open};
 use sigil_cluster::proto::{
     AcknowledgeRequest, AddAdminReply, AddAdminRequest, AdminsReply, Alarm, AlarmsRequest,
-    ConfirmRequest, EnrolReply, EnrolRequest, EnrollReply, EnrollRequest, Envelope, Kept,
+    ConfirmRequest, DrawTokenReply, DrawTokenRequest, EnrolReply, EnrolRequest, Envelope, Kept,
     NodeMessage, PushReply, PushRequest, RenewReply, RenewRequest, Report, RevokeAdminRequest,
     RevokeRequest, ServerMessage, SignedPolicy, SpoolHead, SpoolRecord, StatusReply,
 };
@@ -30,8 +30,8 @@ pub(crate) fn everything(bytes: &[u8]) {
     message::<EnrolReply>(bytes);
     message::<RenewRequest>(bytes);
     message::<RenewReply>(bytes);
-    message::<EnrollRequest>(bytes);
-    message::<EnrollReply>(bytes);
+    message::<DrawTokenRequest>(bytes);
+    message::<DrawTokenReply>(bytes);
     message::<RevokeRequest>(bytes);
     message::<PushRequest>(bytes);
     message::<PushReply>(bytes);

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anyhow::Result;
 use clap::Subcommand;
 use serde::Serialize;
-use sigil_cluster::proto::{EnrollRequest, RevokeRequest};
+use sigil_cluster::proto::{DrawTokenRequest, RevokeRequest};
 use sigil_cluster::proto::{NodeStatus, StatusRequest};
 use zeroize::Zeroizing;
 
@@ -72,8 +72,8 @@ struct Drawn<'a> {
 fn enroll(node: &str, valid_seconds: u32, access: &Access, global: &Global) -> Result<Answer> {
     let (snid, reply) = access.with(|mut server| async move {
         let snid = super::snid(&mut server, node).await?;
-        let request = EnrollRequest { snid, valid_seconds };
-        Ok((snid, server.enroll(request).await.map_err(|e| refused(&e))?.into_inner()))
+        let request = DrawTokenRequest { snid, valid_seconds };
+        Ok((snid, server.draw_token(request).await.map_err(|e| refused(&e))?.into_inner()))
     })?;
     let expires = reply.expires;
     let token = Zeroizing::new(String::from_utf8(reply.token)?);

@@ -13,7 +13,7 @@ use sigil_cluster::channel::connect;
 use sigil_cluster::credential::pem;
 use sigil_cluster::proto::admin_client::AdminClient;
 use sigil_cluster::proto::{
-    AddAdminRequest, AdminStatus, AdminsRequest, Alarm, AlarmsRequest, EnrollRequest,
+    AddAdminRequest, AdminStatus, AdminsRequest, Alarm, AlarmsRequest, DrawTokenRequest,
     RevokeAdminRequest, StatusRequest,
 };
 use sigil_cluster::{Credential, tls};
@@ -93,8 +93,8 @@ async fn one_who_was_revoked_is_out_with_all_that_he_had_begun() -> Result<()> {
     // What he has open, and what he gave away.
     let mut open = admin(&bob).await?;
     open.status(StatusRequest {}).await?;
-    let request = EnrollRequest { snid: 5, valid_seconds: 60 };
-    let token = String::from_utf8(open.enroll(request).await?.into_inner().token.clone())?;
+    let request = DrawTokenRequest { snid: 5, valid_seconds: 60 };
+    let token = String::from_utf8(open.draw_token(request).await?.into_inner().token.clone())?;
     let stream = follow(&bob).await?;
     revoke(&first, "bob").await?;
     let refused = end(stream).await?;

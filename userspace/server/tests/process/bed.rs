@@ -17,7 +17,7 @@ use sigil_cluster::proto::admin_client::AdminClient;
 use sigil_cluster::proto::enrolment_client::EnrolmentClient;
 use sigil_cluster::proto::nodes_client::NodesClient;
 use sigil_cluster::proto::{
-    EnrolRequest, EnrollRequest, Envelope, Hello, Keys, NodeAlarm, NodeMessage, Ping, Pong,
+    DrawTokenRequest, EnrolRequest, Envelope, Hello, Keys, NodeAlarm, NodeMessage, Ping, Pong,
     Progress, PushReply, PushRequest, Report, ServerMessage, StatusReply, StatusRequest,
     node_message, server_message,
 };
@@ -164,8 +164,8 @@ impl Server {
 
     /// A token's text.
     pub(crate) async fn token(&self, snid: u32, valid_seconds: u32) -> Result<Token> {
-        let request = EnrollRequest { snid, valid_seconds };
-        let reply = self.admin().await?.enroll(request).await?.into_inner();
+        let request = DrawTokenRequest { snid, valid_seconds };
+        let reply = self.admin().await?.draw_token(request).await?.into_inner();
         Ok(String::from_utf8(reply.token.clone())?.parse()?)
     }
 

@@ -113,7 +113,8 @@ async fn certificates_of_another_cluster_and_of_other_roles_open_nothing() -> Re
     assert_eq!(asked.unwrap_err().code(), tonic::Code::PermissionDenied);
     let pushed = admin(&node).await?.push(PushRequest::default()).await;
     assert_eq!(pushed.unwrap_err().code(), tonic::Code::PermissionDenied);
-    let drawn = admin(&node).await?.enroll(sigil_cluster::proto::EnrollRequest::default()).await;
+    let drawn =
+        admin(&node).await?.draw_token(sigil_cluster::proto::DrawTokenRequest::default()).await;
     assert_eq!(drawn.unwrap_err().code(), tonic::Code::PermissionDenied);
     let ours = Credential::load(&server.file("admin.toml"))?;
     let renewed = NodesClient::new(channel(&ours).await?).renew(RenewRequest::default()).await;
