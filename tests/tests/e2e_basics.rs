@@ -49,6 +49,13 @@ fn refused_tcp(mode: &str) -> Result<()> {
         reasons.iter().any(|(reason, count)| *reason == "no-rule" && *count > 0),
         "{reasons:?}"
     );
+    let explain =
+        "policy explain --target two:app --class SOCKET --permission CREATE --source one:";
+    for (zone, code) in [("web", 0), ("other", 1)] {
+        let line = format!("{explain}{zone}");
+        let said = one.ctl(&line.split_whitespace().collect::<Vec<_>>())?;
+        assert_eq!(said.code, code, "{said:?}");
+    }
     balanced(&cluster)
 }
 

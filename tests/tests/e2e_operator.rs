@@ -63,10 +63,13 @@ fn a_trial_needs_no_list_of_nodes_and_something_to_go_back_to() -> Result<()> {
 #[test]
 fn whatever_is_wrong_on_a_node_costs_no_token() -> Result<()> {
     let (_lab, host, server) = host("join")?;
-    let token = server.administer(&host, &["node", "enroll", "1"])?;
+    server.administer(&host, &["policy", "push", &document(&host, 1, "", "")?])?;
+    let token = server.administer(&host, &["node", "enroll", "one"])?;
     let mut config = Config::under_server(&host, 2);
     let said = server.join_with(&host, &config.write(&host)?, &token)?;
     assert!(said.stderr.contains("drawn for node 1, and this is node 2"), "{said:?}");
+    let alarms = server.administer(&host, &["alarms", "list", "--node", "one"])?;
+    assert!(alarms.contains("node one (1)  join-refused: "), "{alarms}");
     config.snid = 1;
     let credential = config.server.as_mut().context("no server")?;
     let good = std::mem::replace(&mut credential.credential, "/proc/sigil/node.toml".into());
@@ -75,5 +78,37 @@ fn whatever_is_wrong_on_a_node_costs_no_token() -> Result<()> {
     config.server.as_mut().context("no server")?.credential = good;
     let said = server.join_with(&host, &config.write(&host)?, &token)?;
     assert_eq!(said.code, 0, "{said:?}");
+    Ok(())
+}
+
+/// What is asked without a file is what is in force, and a slip is no empty answer.
+#[test]
+fn names_are_those_of_the_policy_in_force() -> Result<()> {
+    let (_lab, host, server) = host("names")?;
+    let ask = |line: &str| server.labelctl(&host, &line.split_whitespace().collect::<Vec<_>>());
+    let explain =
+        "policy explain --source one:web --target two:app --class SOCKET --permission CREATE";
+    let said = ask(explain)?;
+    assert!(said.code == 2 && said.stderr.contains("no such policy"), "{said:?}");
+    server.administer(&host, &["policy", "push", &document(&host, 1, "", "")?])?;
+    let said = ask(explain)?;
+    assert!(said.code == 0 && said.stdout.starts_with("allow: revision 1:"), "{said:?}");
+    let none = document(&host, 2, "<allow> CREATE </allow>", "<deny> CREATE </deny>")?;
+    server.administer(&host, &["policy", "push", &none])?;
+    let said = ask(explain)?;
+    assert!(said.code == 1 && said.stdout.starts_with("deny: revision 2:"), "{said:?}");
+    for (line, told) in [
+        ("alarms list --zone wbe", "no zone `wbe`: did you mean `web`?"),
+        ("alarms follow --zone wbe", "no zone `wbe`: did you mean `web`?"),
+        ("alarms ack --zone nonsense", "no zone `nonsense`: there are "),
+        ("alarms list --node oen", "no node `oen`: did you mean `one`?"),
+        ("alarms list --reason no-ruel", "no-rule"),
+    ] {
+        let said = ask(line)?;
+        assert!(said.code == 2 && said.stdout.is_empty() && said.stderr.contains(told), "{said:?}");
+    }
+    for line in ["alarms list --zone web", "alarms list --zone 4711 --reason no-rule"] {
+        assert_eq!(ask(line)?.code, 0, "{line}");
+    }
     Ok(())
 }

@@ -157,6 +157,9 @@ mod tests {
         // client, request, grants, granted
         let table = [
             ("root reads", free(0), Request::Status, some, true),
+            ("root reads the policy", free(0), Request::Show, some, true),
+            ("alice reads the policy", free(ALICE), Request::Show, some, false),
+            ("confined root reads the policy", confined(0, WEB), Request::Show, some, false),
             ("root loads", free(0), load(), some, true),
             ("root reloads", free(0), Request::Reload { dry_run: true }, some, true),
             ("root watches", free(0), Request::Watch, some, true),

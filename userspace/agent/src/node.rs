@@ -11,7 +11,9 @@ use std::time::Instant;
 
 use anyhow::anyhow;
 use sigil_common::abi::process::Task;
-use sigil_control::{Attached, Failure, FailureKind, HeldKeys, Labelled, Request, Stats, Status};
+use sigil_control::{
+    Attached, Failure, FailureKind, HeldKeys, InForce, Labelled, Request, Stats, Status,
+};
 use sigil_datapath::{Counters, Datapath, EpochKeys, Error, Stamping, Tasks};
 use sigil_policy::NodeRules;
 use tokio::sync::watch;
@@ -22,7 +24,7 @@ use crate::config::Config;
 use crate::gate::ExecRules;
 use crate::names::Names;
 use crate::peer::{Living, Peer};
-use crate::policy::Kept;
+use crate::policy::{Document, Kept};
 use crate::report;
 use crate::signed::Signed;
 use crate::uplink::Line;
@@ -129,6 +131,17 @@ impl Node {
     /// The kernel's counters, for metrics.
     pub(crate) fn counters(&self) -> Result<Counters, Error> {
         self.datapath.counters()
+    }
+
+    /// The document in force.
+    pub(crate) fn show(&self) -> Result<InForce, Failure> {
+        let Document { name, bytes, .. } = self.kept.document();
+        if bytes.is_empty() {
+            return Err(failed(anyhow!("no policy came yet: nothing is allowed")));
+        }
+        let document = String::from_utf8(bytes).map_err(failed)?;
+        let part_of = self.signed.as_ref().map(|_| self.status.snid);
+        Ok(InForce { name, document, part_of })
     }
 
     pub(crate) fn stats(&self) -> Result<Stats, Failure> {

@@ -312,6 +312,7 @@ fn answer(node: &mut Node, peer: &Peer, request: Request) -> Result<Reply, Failu
     }
     Ok(match request {
         Request::Status => Reply::Status(node.status()),
+        Request::Show => Reply::InForce(node.show()?),
         Request::Stats => Reply::Stats(node.stats()?),
         Request::Load { name, document, dry_run } => {
             let document = Document { name, bytes: document.into_bytes(), given: true };

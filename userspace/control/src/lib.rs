@@ -24,7 +24,7 @@ mod request;
 
 pub use event::{Endpoint, Event, EventKind, Process};
 pub use line::{Error, Lines, decode, encode};
-pub use reply::{Change, Failure, FailureKind, Labelled, Loaded, Reply};
+pub use reply::{Change, Failure, FailureKind, InForce, Labelled, Loaded, Reply};
 pub use report::{Attached, Counts, Events, HeldKeys, Pair, Server, Stats, Status};
 pub use request::{Request, ZoneRef};
 
@@ -41,5 +41,5 @@ pub const MAX_SMALL_REQUEST: usize = 4 << 10;
 /// The longest request: a policy of 16 MiB whose every character needs an escape.
 pub const MAX_REQUEST: usize = (32 << 20) + MAX_SMALL_REQUEST;
 
-/// The longest reply.
-pub const MAX_REPLY: usize = 32 << 20;
+/// The longest reply: a policy, as it may come.
+pub const MAX_REPLY: usize = MAX_REQUEST;

@@ -12,6 +12,8 @@ pub enum Reply {
     Failed(Failure),
     /// To [`crate::Request::Status`].
     Status(Status),
+    /// To [`crate::Request::Show`].
+    InForce(InForce),
     /// To [`crate::Request::Stats`].
     Stats(Stats),
     /// To [`crate::Request::Load`] and [`crate::Request::Reload`].
@@ -55,6 +57,17 @@ pub enum FailureKind {
     Busy,
     /// The agent could not do it.
     Failed,
+}
+
+/// The document in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    /// What diagnostics call it.
+    pub name: String,
+    /// The document.
+    pub document: String,
+    /// The node that it is about, where a server gave it that node's part of the policy alone.
+    pub part_of: Option<u32>,
 }
 
 /// A policy was loaded, or would be.

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     /// How the agent is. Answered with [`crate::Reply::Status`].
     Status,
+    /// The document in force. Answered with [`crate::Reply::InForce`].
+    Show,
     /// The counters. Answered with [`crate::Reply::Stats`].
     Stats,
     /// Put this document in force. Answered with [`crate::Reply::Loaded`].
@@ -42,6 +44,7 @@ impl Request {
     pub const fn purpose(&self) -> &'static str {
         match self {
             Self::Status => "read the status",
+            Self::Show => "read the policy",
             Self::Stats => "read the counters",
             Self::Load { .. } | Self::Reload { .. } => "load a policy",
             Self::Watch => "watch events",

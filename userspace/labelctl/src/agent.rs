@@ -2,6 +2,7 @@
 
 pub(crate) mod load;
 pub(crate) mod run;
+pub(crate) mod show;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod watch;

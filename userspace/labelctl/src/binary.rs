@@ -179,9 +179,9 @@ fn zone(word: &str, file: Option<&Path>, global: &Global) -> Result<u32> {
         });
     };
     let policy = policy::load(file, global)?;
-    let scid = word.parse().ok().or_else(|| policy.scid(word));
-    let scid = scid.filter(|scid| policy.zone(*scid).is_some());
-    scid.with_context(|| format!("{} declares no zone `{word}`", file.display()))
+    let scid = policy::scid(&policy, word)?;
+    ensure!(policy.zone(scid).is_some(), "{} declares no zone {scid}", file.display());
+    Ok(scid)
 }
 
 fn write(

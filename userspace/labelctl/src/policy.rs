@@ -170,7 +170,7 @@ pub(crate) fn snid(policy: &Policy, word: &str) -> Result<u32> {
 }
 
 /// A zone by id or name.
-fn scid(policy: &Policy, word: &str) -> Result<u32> {
+pub(crate) fn scid(policy: &Policy, word: &str) -> Result<u32> {
     word.parse().ok().or_else(|| policy.scid(word)).with_context(|| {
         let zones = policy.zones.iter().map(|zone| zone.name.as_str());
         format!("the policy declares no zone `{word}`: {}", instead(word, zones))

@@ -5,8 +5,9 @@ pub(crate) mod alarms;
 pub(crate) mod node;
 pub(crate) mod policy;
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,15 +19,23 @@ use sigil_cluster::{Credential, tls};
 use sigil_policy::instead;
 use tonic::transport::Channel;
 
+/// Where a credential lies unless another is named.
+const CREDENTIAL: &str = "/etc/sigil/admin.toml";
+
 /// Who asks the server.
 #[derive(clap::Args)]
 pub(crate) struct Access {
     /// The administrator's credential, which `sigil-server init` made
-    #[arg(long, env = "SIGIL_ADMIN", default_value = "/etc/sigil/admin.toml", value_name = "FILE")]
+    #[arg(long, env = "SIGIL_ADMIN", default_value = CREDENTIAL, value_name = "FILE")]
     admin: PathBuf,
 }
 
 impl Access {
+    /// Whether there is a server to ask: a credential was named, or lies where one is expected.
+    pub(crate) fn is_there(&self) -> bool {
+        self.admin != Path::new(CREDENTIAL) || self.admin.exists()
+    }
+
     fn credential(&self) -> Result<Credential> {
         Credential::load(&self.admin)
             .context("no credential of an administrator: name one with --admin")
@@ -50,18 +59,32 @@ impl Access {
     }
 }
 
-/// A node by its id, or by its name in the policy in force.
-async fn snid(server: &mut AdminClient<Channel>, word: &str) -> Result<u32> {
-    if let Ok(snid) = word.parse() {
-        return Ok(snid);
+/// What the policy in force calls its nodes.
+struct Names(BTreeMap<u32, String>);
+
+impl Names {
+    async fn of(server: &mut AdminClient<Channel>) -> Result<Self> {
+        let status = server.status(StatusRequest {}).await.map_err(|e| refused(&e))?.into_inner();
+        let named = status.nodes.into_iter().filter(|node| !node.name.is_empty());
+        Ok(Self(named.map(|node| (node.snid, node.name)).collect()))
     }
-    let status = server.status(StatusRequest {}).await.map_err(|e| refused(&e))?.into_inner();
-    let found = status.nodes.iter().find(|node| node.name == word);
-    found.map(|node| node.snid).with_context(|| {
-        let names = status.nodes.iter().map(|node| node.name.as_str());
-        let instead = instead(word, names.filter(|name| !name.is_empty()));
-        format!("the policy in force declares no node `{word}`: {instead}")
-    })
+
+    /// A node by its id or name.
+    fn snid(&self, word: &str) -> Result<u32> {
+        let named = || self.0.iter().find(|(_, name)| *name == word).map(|(snid, _)| *snid);
+        word.parse().ok().or_else(named).with_context(|| {
+            let instead = instead(word, self.0.values().map(String::as_str));
+            format!("the policy in force declares no node `{word}`: {instead}")
+        })
+    }
+}
+
+/// A node by its id, for which nobody need be asked, or by its name in the policy in force.
+async fn snid(server: &mut AdminClient<Channel>, word: &str) -> Result<u32> {
+    match word.parse() {
+        Ok(snid) => Ok(snid),
+        Err(_) => Names::of(server).await?.snid(word),
+    }
 }
 
 /// What the server refused, in its own words.

@@ -10,7 +10,7 @@ use std::thread;
 
 use assert_cmd::cargo::CommandCargoExt;
 use sigil_control::{
-    Counts, Endpoint, Event, EventKind, Failure, FailureKind, HeldKeys, Labelled, Loaded,
+    Counts, Endpoint, Event, EventKind, Failure, FailureKind, HeldKeys, InForce, Labelled, Loaded,
     MAX_REPLY, Pair, Reply, Request, Stats, Status, decode, encode,
 };
 
@@ -19,7 +19,11 @@ const POLICY: &str = "<DSP cluster=\"lab\" serial=\"7\"/>\n";
 fn labelctl(directory: &Path, arguments: &str) -> Command {
     let mut command = Command::cargo_bin("labelctl").unwrap();
     command.args(["--socket", "agent.sock"]).args(arguments.split_whitespace());
-    command.current_dir(directory).env_remove("SIGIL_SOCKET").env("COLUMNS", "100");
+    command
+        .current_dir(directory)
+        .env_remove("SIGIL_SOCKET")
+        .env_remove("SIGIL_ADMIN")
+        .env("COLUMNS", "100");
     command
 }
 
@@ -58,6 +62,20 @@ fn shown(arguments: &str, replies: &[Reply]) -> String {
 
 fn failed(kind: FailureKind, message: &str) -> Reply {
     Reply::Failed(Failure { kind, message: message.to_owned() })
+}
+
+/// The agent has this in force.
+fn shows(part_of: Option<u32>) -> Reply {
+    let document = r#"<DSP cluster="lab" serial="7">
+  <node><SnID> 1 </SnID><name> one </name><address> 10.77.0.1 </address></node>
+  <node><SnID> 2 </SnID><name> two </name><address> 10.77.0.2 </address></node>
+  <zone><ScID> 10 </ScID><name> web </name></zone>
+  <SOCKET_class_rule>
+    <sSnID> * </sSnID><sScID> web </sScID><tSnID> * </tSnID><tScID> web </tScID><allow> CREATE </allow>
+  </SOCKET_class_rule>
+</DSP>"#;
+    let (name, document) = ("/etc/sigil/dsp.xml".to_owned(), document.to_owned());
+    Reply::InForce(InForce { name, document, part_of })
 }
 
 fn held((key_id, stamps): (u8, bool)) -> HeldKeys {
@@ -112,6 +130,12 @@ commands! {
         uptime: 61,
         ..Status::default()
     })];
+    explain_of_the_agents_policy: "policy explain --source one:web --target 1:web --class SOCKET --permission CREATE" => [shows(None)];
+    explain_of_a_nodes_part: "policy explain --source 1:10 --class PROCESS --permission FORK" => [shows(Some(1))];
+    explain_of_others_is_the_servers: "policy explain --source 2:10 --class PROCESS --permission FORK" => [shows(Some(1))];
+    explain_of_nothing: "policy explain --source 1:10 --class PROCESS --permission FORK"
+        => [failed(FailureKind::Failed, "no policy came yet: nothing is allowed")];
+    explain_slips: "policy explain --source one:wbe --class PROCESS --permission FORK" => [shows(None)];
     status_warns_of_the_last_epoch: "status" => [Reply::Status(Status {
         keys: [(1, false), (2, true)].map(held).to_vec(),
         spare_epochs: Some(0),

@@ -9,13 +9,16 @@ use sigil_common::label::Label;
 use sigil_policy::{Class, Permission, Policy, Question};
 
 use super::{Document, scid, snid};
+use crate::agent;
 use crate::cli::{Format, Global};
 use crate::output::{self, Answer};
+use crate::server::{Access, policy as server};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The document, or `-` for stdin
-    file: PathBuf,
+    /// The document, or `-` for stdin; without it, what is in force: on the Security Server where there
+    /// is an administrator's credential, else on this node
+    file: Option<PathBuf>,
     /// Who acts; ids or names. For TRANSITION, the process before the exec; for RELABEL, the
     /// socket
     #[arg(long, value_name = "SNID:SCID")]
@@ -30,6 +33,8 @@ pub(super) struct Args {
     /// The permission, such as CREATE; none for TRANSITION and RELABEL
     #[arg(long)]
     permission: Option<String>,
+    #[command(flatten)]
+    access: Access,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -62,10 +67,22 @@ impl From<ClassName> for Class {
 pub(super) fn run(args: &Args, global: &Global) -> Result<Answer> {
     let class = Class::from(args.class);
     let permission = permission(class, args.permission.as_deref())?;
-    let document = Document::read(&args.file)?;
+    let (document, only) = match &args.file {
+        Some(file) => (Document::read(file)?, None),
+        None if args.access.is_there() => (server::in_force(&args.access)?, None),
+        None => agent::show::in_force(&global.socket).context(
+            "no FILE is named, and there is no administrator's credential to ask a server with",
+        )?,
+    };
     let policy = document.policy(global)?;
     let source = label(&policy, &args.source)?;
     let target = args.target.as_deref().map(|target| label(&policy, target)).transpose()?;
+    let asked = [Some(source.snid), target.map(|target| target.snid)];
+    if let Some(snid) = only.filter(|snid| !asked.contains(&Some(*snid))) {
+        bail!(
+            "this node has the rules that concern node {snid} only: name a FILE, or ask the server (--admin)"
+        );
+    }
     match (class, target) {
         (Class::Network | Class::Transition | Class::Relabel, None) => {
             bail!("class {class} needs a --target")

@@ -10,13 +10,15 @@ use serde::Serialize;
 use sigil_cluster::channel::ConnectError;
 use sigil_cluster::proto::admin_client::AdminClient;
 use sigil_cluster::proto::{ALARM_KINDS, AcknowledgeRequest, Alarm, AlarmsRequest, Party};
+use sigil_common::verdict::DropReason;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::policy::time;
-use super::{Access, refused, seconds, span};
+use super::policy::{shown, time};
+use super::{Access, Names, refused, seconds, span};
 use crate::cli::{Format, Global};
 use crate::output::{self, Answer};
+use crate::policy::scid;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -54,7 +56,8 @@ struct Filter {
     #[arg(long, value_parser = PossibleValuesParser::new(ALARM_KINDS))]
     kind: Option<String>,
     /// Only alarms about drops of this reason, as `labelctl stats --explain` lists them
-    #[arg(long)]
+    #[arg(long, value_parser = PossibleValuesParser::new(DropReason::ALL.iter().map(|one| one.name())))]
+    #[arg(hide_possible_values = true)]
     reason: Option<String>,
     /// Only alarms whose source or target is in this zone, by number or name
     #[arg(long)]
@@ -67,16 +70,15 @@ struct Filter {
 }
 
 impl Filter {
-    fn passes(&self, node: Option<u32>, alarm: &Alarm) -> bool {
-        let in_zone = |zone: &String| {
-            let parties = [&alarm.source, &alarm.target].into_iter().flatten();
-            let id = zone.parse::<u32>().ok();
-            parties.into_iter().any(|party| Some(party.scid) == id || party.zone == *zone)
+    fn passes(&self, known: &Known, alarm: &Alarm) -> bool {
+        let in_zone = |scid: u32| {
+            let mut parties = [&alarm.source, &alarm.target].into_iter().flatten();
+            parties.any(|party| party.scid == scid)
         };
-        node.is_none_or(|snid| alarm.snid == snid)
+        known.node.is_none_or(|snid| alarm.snid == snid)
             && self.kind.as_ref().is_none_or(|kind| alarm.kind == *kind)
             && self.reason.as_ref().is_none_or(|reason| alarm.reason == *reason)
-            && self.zone.as_ref().is_none_or(in_zone)
+            && known.zone.is_none_or(in_zone)
     }
 
     fn names_any(&self) -> bool {
@@ -88,25 +90,57 @@ impl Filter {
         let since = self.since.map_or(0, |ago| seconds() - i64::from(ago));
         AlarmsRequest { follow, after, since, all: self.all }
     }
+}
 
-    /// The node that is asked for, if one is.
-    async fn snid(&self, server: &mut AdminClient<Channel>) -> Result<Option<u32>> {
-        let Some(word) = &self.node else { return Ok(None) };
-        super::snid(server, word).await.map(Some)
+/// What the policy in force makes of a filter's words, and what it calls nodes.
+struct Known {
+    names: Names,
+    node: Option<u32>,
+    zone: Option<u32>,
+}
+
+impl Known {
+    async fn of(filter: &Filter, server: &mut AdminClient<Channel>) -> Result<Self> {
+        let names = Names::of(server).await?;
+        let node = filter.node.as_ref().map(|word| names.snid(word)).transpose()?;
+        let zone = match &filter.zone {
+            Some(word) => Some(scid_of(word, server).await?),
+            None => None,
+        };
+        Ok(Self { names, node, zone })
     }
+
+    /// Prints an alarm that passes.
+    fn print(&self, filter: &Filter, alarm: &Alarm, global: &Global) -> Result<()> {
+        if !filter.passes(self, alarm) {
+            return Ok(());
+        }
+        print(alarm, self.names.0.get(&alarm.snid).map(String::as_str), global)
+    }
+}
+
+/// A zone's id. One that the policy in force does not name any more can be given by its number.
+async fn scid_of(word: &str, server: &mut AdminClient<Channel>) -> Result<u32> {
+    if let Ok(scid) = word.parse() {
+        return Ok(scid);
+    }
+    let reply = shown(server, 0).await?;
+    let policy = match sigil_policy::compile("the policy in force", &reply.document, None) {
+        Ok(compiled) => compiled.policy,
+        Err(report) => bail!("{report}"),
+    };
+    scid(&policy, word)
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
     match &args.command {
         Command::List(filter) => {
             filter.access.with(|mut server| async move {
-                let node = filter.snid(&mut server).await?;
+                let known = Known::of(filter, &mut server).await?;
                 let request = filter.request(false, filter.after);
-                each(&mut server, request, |alarm| {
-                    if filter.passes(node, alarm) { print(alarm, global) } else { Ok(()) }
-                })
-                .await?
-                .map_or(Ok(()), |end| Err(refused(&end)))
+                each(&mut server, request, |alarm| known.print(filter, alarm, global))
+                    .await?
+                    .map_or(Ok(()), |end| Err(refused(&end)))
             })?;
             Ok(Answer::Yes)
         }
@@ -138,19 +172,18 @@ async fn each(
 fn follow(filter: &Filter, global: &Global) -> Result<Answer> {
     const PAUSE: Duration = Duration::from_secs(1);
     let mut after = filter.after;
-    let mut node = None;
-    let mut attached = false;
+    let mut known = None;
     loop {
-        let (last, node, known) = (&mut after, &mut node, &mut attached);
+        let (last, held) = (&mut after, &mut known);
         let outcome = filter.access.with(|mut server| async move {
-            if !*known {
-                *node = filter.snid(&mut server).await?;
-                *known = true;
-            }
+            let known = match held {
+                Some(known) => known,
+                None => held.insert(Known::of(filter, &mut server).await?),
+            };
             let request = filter.request(true, *last);
             each(&mut server, request, |alarm| {
                 *last = alarm.number.max(*last);
-                if filter.passes(*node, alarm) { print(alarm, global) } else { Ok(()) }
+                known.print(filter, alarm, global)
             })
             .await
         });
@@ -161,7 +194,7 @@ fn follow(filter: &Filter, global: &Global) -> Result<Answer> {
                 return Err(refused(&end));
             }
             Ok(end) => end.map_or_else(|| "it hung up".to_owned(), |end| end.message().to_owned()),
-            Err(error) if attached && error.is::<ConnectError>() => {
+            Err(error) if known.is_some() && error.is::<ConnectError>() => {
                 std::thread::sleep(PAUSE);
                 continue;
             }
@@ -182,12 +215,12 @@ fn acknowledge(numbers: &[u64], filter: &Filter, global: &Global) -> Result<Answ
         bail!("name either numbers or a filter, such as --kind drop or --since 1h");
     }
     let (count, wanted) = filter.access.with(|mut server| async move {
-        let node = filter.snid(&mut server).await?;
         let mut chosen = numbers.to_vec();
         if numbers.is_empty() {
+            let known = Known::of(filter, &mut server).await?;
             let request = AlarmsRequest { all: false, ..filter.request(false, filter.after) };
             let end = each(&mut server, request, |alarm| {
-                if filter.passes(node, alarm) {
+                if filter.passes(&known, alarm) {
                     chosen.push(alarm.number);
                 }
                 Ok(())
@@ -214,6 +247,7 @@ struct Row<'a> {
     number: u64,
     time: i64,
     snid: u32,
+    node: Option<&'a str>,
     kind: &'a str,
     message: &'a str,
     count: u64,
@@ -238,11 +272,15 @@ impl<'a> End<'a> {
     }
 }
 
-fn print(alarm: &Alarm, global: &Global) -> Result<()> {
+fn print(alarm: &Alarm, node: Option<&str>, global: &Global) -> Result<()> {
     let Alarm { number, time, snid, kind, message, count, .. } = alarm;
     if global.output == Format::Table {
         let ago = span(seconds() - time);
-        let node = if *snid == 0 { "-".to_owned() } else { snid.to_string() };
+        let node = match (snid, node) {
+            (0, _) => "-".to_owned(),
+            (snid, Some(name)) => format!("{name} ({snid})"),
+            (snid, None) => snid.to_string(),
+        };
         let times = if *count > 1 { format!(" ({count} times)") } else { String::new() };
         writeln!(io::stdout(), "{number}  {ago} ago  node {node}  {kind}: {message}{times}")?;
         return Ok(());
@@ -251,6 +289,7 @@ fn print(alarm: &Alarm, global: &Global) -> Result<()> {
         number: *number,
         time: *time,
         snid: *snid,
+        node,
         kind,
         message,
         count: *count,

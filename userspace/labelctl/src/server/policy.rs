@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use serde::Serialize;
+use sigil_cluster::proto::admin_client::AdminClient;
 use sigil_cluster::proto::{
-    Change, ConfirmRequest, NodeStatus, PushRequest, RotateRequest, ShowRequest, StatusReply,
-    StatusRequest,
+    Change, ConfirmRequest, NodeStatus, PushRequest, RotateRequest, ShowReply, ShowRequest,
+    StatusReply, StatusRequest,
 };
 use sigil_policy::Compiled;
+use tonic::transport::Channel;
 
 use super::node::Row;
 use super::{Access, refused, seconds, span};
@@ -170,11 +172,20 @@ struct Shown {
     document: String,
 }
 
+/// The document of a revision; 0 is the one in force.
+pub(super) async fn shown(server: &mut AdminClient<Channel>, revision: u64) -> Result<ShowReply> {
+    Ok(server.show(ShowRequest { revision }).await.map_err(|e| refused(&e))?.into_inner())
+}
+
+/// What the server has in force.
+pub(crate) fn in_force(access: &Access) -> Result<Document> {
+    let reply = access.with(|mut server| async move { shown(&mut server, 0).await })?;
+    Ok(Document { name: format!("revision {}", reply.revision), bytes: reply.document })
+}
+
 pub(crate) fn show(args: &ShowArgs, global: &Global) -> Result<Answer> {
-    let reply = args.access.with(|mut server| async move {
-        let request = ShowRequest { revision: args.revision.unwrap_or(0) };
-        Ok(server.show(request).await.map_err(|e| refused(&e))?.into_inner())
-    })?;
+    let revision = args.revision.unwrap_or(0);
+    let reply = args.access.with(|mut server| async move { shown(&mut server, revision).await })?;
     if global.output == Format::Table {
         io::stdout().write_all(&reply.document)?;
     } else {
