@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use sigil_harness::cluster::Setting;
-use sigil_harness::{Cluster, Node, Sniffer};
+use sigil_harness::{Cluster, Node, PATIENCE, Sniffer, until};
 
 /// A node and two hosts of the perimeter: web may call the one, and the other may call web.
 const POLICY: &str = r#"
@@ -57,7 +57,15 @@ fn unguarded(node: &Node, host: &Node) -> Result<()> {
          addr add 10.88.0.4/24 dev eth1
          addr add fd88::2/64 dev eth1 nodad
          addr add fd88::a4d:5b/64 dev eth1 nodad
-         link set eth1 up")
+         link set eth1 up")?;
+    // Until then, what is sent is lost.
+    for end in [node, host] {
+        until("carrier", PATIENCE, || {
+            let link = end.run(&["ip", "link", "show", "eth1"])?.stdout;
+            Ok(link.contains("state UP").then_some(()))
+        })?;
+    }
+    Ok(())
 }
 
 fn who_may_only_be_answered_is_not_called(mode: &str) -> Result<()> {
@@ -170,6 +178,32 @@ fn a_zone_has_no_raw_sockets_of_transport_protocols() -> Result<()> {
     }
     assert_eq!(one.attempt(WEB, "socket raw-icmp")?, "ok");
     Ok(())
+}
+
+/// A socket of nobody's zone goes where it likes only in the hands of those who are in none. The kernel
+/// tells who uses it once the first packet has left.
+#[test]
+fn a_zone_leaves_by_no_socket_that_was_left_to_it() -> Result<()> {
+    let cluster = cluster("auto")?;
+    let one = cluster.node("one")?;
+    let far = cluster.lab.node("far", 92)?;
+    unguarded(one, &far)?;
+    let sniffer = Sniffer::start(far.netns(), "eth1", |frame| {
+        !frame.outgoing && frame.bytes.windows(6).any(|payload| payload == b"second")
+    })?;
+    let _echo = far.serve(None, &["udp-echo", "[fd88::2]:9999"])?;
+    assert_eq!(one.attempt(None, "send [fd88::2]:9999 64")?, "ok");
+    let labelctl = format!("{:?}", one.labelctl()?);
+    let leave = |run: &str| {
+        let writes = format!("{run} sh -c 'echo first >&3; echo second >&3'");
+        one.run(&["bash", "-c", &format!("exec 3<>/dev/udp/fd88::2/9999; {writes}")])
+    };
+    leave(&format!("{labelctl} run --scid 10 --"))?;
+    assert!(sniffer.take(0, SEEN)?.is_empty(), "a zone's packet left");
+    assert!(one.stats()?.dropped("socket", "socket-label") > 0, "{:?}", one.stats()?);
+    leave("")?;
+    sniffer.take(1, PATIENCE)?;
+    one.stats()?.balanced()
 }
 
 /// It is nobody then, and not one of those who never had a zone.
