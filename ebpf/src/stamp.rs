@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, TC_ACT_SHOT,
-        TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_NET, bpf_sock,
+        TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_sock,
     },
     helpers::generated::{bpf_check_mtu, bpf_get_socket_cookie, bpf_skb_adjust_room},
     macros::classifier,
@@ -115,7 +115,7 @@ fn egress(ctx: &TcContext) -> Result<(), Refusal> {
         remember_closing(ip, transport, send.label.scid);
     }
     if send.node != NO_NODE {
-        stamp(ctx, ip, transport, &send)?;
+        stamp(ctx, ip, transport, &send, rules.config.doi)?;
     }
     Ok(())
 }
@@ -221,15 +221,20 @@ fn answers(ip: Ipv4) -> bool {
 
 /// Writes the label. All that can fail fails before the packet changes, but for the last step.
 #[inline(always)]
-fn stamp(ctx: &TcContext, ip: Ipv4, transport: u32, send: &Send) -> Result<(), DropReason> {
+fn stamp(
+    ctx: &TcContext,
+    ip: Ipv4,
+    transport: u32,
+    send: &Send,
+    doi: [u8; 4],
+) -> Result<(), DropReason> {
     let segments = segments(ctx)?;
     let added = if send.protection == PROTECTION_LABEL { LABEL_LEN } else { AUTH_LEN };
     own_options(ctx, ip, added as u32)?;
-    fits(ctx, added as i32)?;
+    fits(ctx, ip, added as u32)?;
     let total = ip.total_len().checked_add(added as u16).ok_or(DropReason::TooBig)?;
 
-    let config = Rules::now()?.config;
-    let tag = LabelTag { len: added as u8, doi: config.doi, label: send.label }.words();
+    let tag = LabelTag { len: added as u8, doi, label: send.label }.words();
     let mut auth = [0; 5];
     let mut id = ip.id();
     if added > LABEL_LEN {
@@ -294,15 +299,34 @@ fn own_options(ctx: &TcContext, ip: Ipv4, added: u32) -> Result<(), DropReason> 
     if own + added > OPTIONS_MAX { Err(DropReason::OptionSpace) } else { Ok(()) }
 }
 
+/// Whether the packet, or each segment of a super-frame, stays within the device's MTU.
 #[inline(always)]
-fn fits(ctx: &TcContext, added: i32) -> Result<(), DropReason> {
+fn fits(ctx: &TcContext, ip: Ipv4, added: u32) -> Result<(), DropReason> {
     if ctx.len() <= SURELY_FITS {
         return Ok(());
     }
     let mut mtu = 0u32;
     // SAFETY: the context's own skb; interface 0 is the one at hand.
-    let over = unsafe { bpf_check_mtu(ctx.skb.skb.cast(), 0, &raw mut mtu, added, 0) };
-    if over == 0 { Ok(()) } else { Err(DropReason::TooBig) }
+    let over = unsafe { bpf_check_mtu(ctx.skb.skb.cast(), 0, &raw mut mtu, added as i32, 0) };
+    // SAFETY: the context's own field.
+    let payload = unsafe { (*ctx.skb.skb).gso_size };
+    // The helper passes every super-frame; its check of segments takes no account of what is added.
+    let over = over != 0
+        || payload != 0 && ip.header_len() + transport_len(ctx, ip)? + payload + added > mtu;
+    if over { Err(DropReason::TooBig) } else { Ok(()) }
+}
+
+/// The transport header's length in a super-frame.
+#[inline(always)]
+fn transport_len(ctx: &TcContext, ip: Ipv4) -> Result<u32, DropReason> {
+    const UDP: u32 = 8;
+    if ip.protocol() != protocol::TCP {
+        return Ok(UDP);
+    }
+    // Read with the byte behind it, see `closes`.
+    let at = ETH_LEN + (ip.header_len() & 0x3c) as usize + 12;
+    let word = u16::from_be(Window::now(ctx).read::<u16>(at)?);
+    Ok(u32::from(word >> 12) * 4)
 }
 
 /// Takes sequence numbers for a packet to a node: none is ever given out twice.
@@ -324,7 +348,8 @@ fn take(node: u32, segments: u32) -> Result<(&'static TxKey, u64), DropReason> {
     Ok((key, first))
 }
 
-/// Opens the room behind the fixed header and fills it.
+/// Opens the room and fills it. It is opened ahead of the IPv4 header, which then lies where the option
+/// ends, and is written over: fewer bytes to move for the kernel than behind it.
 #[inline(always)]
 fn write_option(
     ctx: &TcContext,
@@ -336,7 +361,7 @@ fn write_option(
 ) -> Result<(), DropReason> {
     let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET);
     // SAFETY: the context's own skb; every packet pointer is made anew afterwards.
-    let failed = unsafe { bpf_skb_adjust_room(ctx.skb.skb, added as i32, BPF_ADJ_ROOM_NET, flags) };
+    let failed = unsafe { bpf_skb_adjust_room(ctx.skb.skb, added as i32, BPF_ADJ_ROOM_MAC, flags) };
     if failed != 0 {
         trouble::tell(trouble::OPEN_ROOM, failed);
         return Err(DropReason::Resize);

@@ -219,3 +219,19 @@ fn super_frames_that_no_label_serves() -> Result<()> {
     assert_eq!(run(TO_SECRET, 10)?, Some(DropReason::SuperFrame));
     Ok(())
 }
+
+/// Loopback, where the test runs, has an MTU of 65,536. What fits is refused after that: the kernel
+/// knows no type of this super-frame, and lengthens none.
+#[test]
+fn segments_that_a_label_makes_too_long() -> Result<()> {
+    const HEADERS: u32 = 20 + 20 + 40;
+    let node = Node::new()?;
+    let run = |gso_size| {
+        let skb = Skb { gso_size, gso_segs: 2, ..Skb::default() };
+        let frame = Packet::tcp(OUTBOUND, TO_APP, &[1; 2000])?.frame()?;
+        anyhow::Ok(node.kernel.judge(name::TC_STAMP, &frame, skb)?.dropped)
+    };
+    assert_eq!(run(65_536 - HEADERS)?, Some(DropReason::Resize));
+    assert_eq!(run(65_536 - HEADERS + 1)?, Some(DropReason::TooBig));
+    Ok(())
+}
