@@ -77,7 +77,8 @@ fn payload((suite, key, _): (Suite, MacKey, Scratch)) -> Option<Icv> {
 fn option_bytes() -> [u8; AUTH_LEN] {
     let (mut first, mut second) = ([0; LABEL_LEN], [0; LABEL_LEN]);
     LabelTag { len: 40, doi: DEFAULT_DOI, label: black_box(LABEL) }.emit(&mut first);
-    AuthTag { key_id: 1, flags: Flags::new(false, 0), seq_low: 9, icv: [3; 12] }.emit(&mut second);
+    AuthTag { key_id: 1, flags: Flags::new(false, 0), seq_low: 9, icv: Icv::from_bytes(&[3; 12]) }
+        .emit(&mut second);
     let mut bytes = [0; AUTH_LEN];
     for (to, from) in bytes.iter_mut().zip(first.into_iter().chain(second)) {
         *to = from;

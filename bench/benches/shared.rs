@@ -9,7 +9,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use sigil_common::abi::policy::{CREATE, PROTECTION_AUTHENTICATE, RECEIVE};
 use sigil_common::abi::rule::Verdict;
 use sigil_common::decide::{self, Arrival};
-use sigil_common::icv::{self, IcvInput, KEY_LEN, MacKey, Scratch, Suite};
+use sigil_common::icv::{self, Icv, IcvInput, KEY_LEN, MacKey, Scratch, Suite};
 use sigil_common::label::Label;
 use sigil_common::replay::{WORDS, Window};
 use sigil_common::wire::ipv4;
@@ -61,7 +61,8 @@ fn macs(c: &mut Criterion) {
 fn option() -> [u8; AUTH_LEN] {
     let (mut first, mut second) = ([0; LABEL_LEN], [0; LABEL_LEN]);
     LabelTag { len: 40, doi: DEFAULT_DOI, label: LABEL }.emit(&mut first);
-    AuthTag { key_id: 1, flags: Flags::new(false, 0), seq_low: 9, icv: [3; 12] }.emit(&mut second);
+    AuthTag { key_id: 1, flags: Flags::new(false, 0), seq_low: 9, icv: Icv::from_bytes(&[3; 12]) }
+        .emit(&mut second);
     let mut bytes = [0; AUTH_LEN];
     for (to, from) in bytes.iter_mut().zip(first.into_iter().chain(second)) {
         *to = from;

@@ -197,13 +197,23 @@ impl SocketStorage {
     }
 }
 
-/// Adds to a per-CPU counter that exists by construction.
+/// Whether the running kernel is a real-time one: set by the loader.
+#[unsafe(no_mangle)]
+static REALTIME: u32 = 0;
+
+/// Adds one to a per-CPU counter that exists by construction. The programs at system calls are preemptible;
+/// those that see packets run with softirqs off, which on a real-time kernel are preemptible too.
 #[inline(always)]
-pub(crate) fn add(slot: u32, amount: u64) {
-    if let Some(count) = STATS.get_ptr_mut(slot) {
-        // SAFETY: an aligned word of the map. Atomic, though it is this CPU's own: socket hooks run
-        // preemptibly, and so does everything on a real-time kernel.
-        unsafe { atomic::fetch_add(count, amount) };
+pub(crate) fn count(hook: Hook, slot: u32) {
+    // SAFETY: a global that the loader patches before the programs are verified.
+    let realtime = unsafe { core::ptr::read_volatile(&raw const REALTIME) } != 0;
+    let Some(count) = STATS.get_ptr_mut(hook as u32 * SLOTS + slot) else { return };
+    if realtime || matches!(hook, Hook::Socket | Hook::Process) {
+        // SAFETY: an aligned word of the map.
+        unsafe { atomic::fetch_add(count, 1) };
+    } else {
+        // SAFETY: as above, and this CPU's own.
+        unsafe { *count += 1 };
     }
 }
 

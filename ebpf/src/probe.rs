@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use sigil_common::{
     icv::{
-        Suite,
+        Icv, Suite,
         probe::{ICV_OFFSET, PROBE_LEN, Probe},
     },
     verdict::DropReason,
@@ -80,7 +80,7 @@ fn answer(source: Source) -> Option<&'static Probe> {
 }
 
 #[inline(always)]
-fn icv(source: Source, probe: &Probe) -> Result<[u8; 12], DropReason> {
+fn icv(source: Source, probe: &Probe) -> Result<Icv, DropReason> {
     let suite = Suite::try_from(probe.suite).map_err(|_| DropReason::UnknownKey)?;
     let payload = (probe.covered != 0).then(|| Payload {
         at: PROBE_LEN as u32,

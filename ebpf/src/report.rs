@@ -9,7 +9,7 @@ use sigil_common::{
         event::{DropEvent, FlowKey, REPORT_INTERVAL_NS, Seen, event_kind, event_slot, pair_key},
         socket::{Comm, SocketState},
     },
-    verdict::{Hook, SLOT_ACCEPTED, SLOT_OBSERVED, SLOT_SEEN, SLOTS},
+    verdict::{Hook, SLOT_ACCEPTED, SLOT_OBSERVED, SLOT_SEEN},
     wire::{ipv4::Ipv4, option::Words},
 };
 
@@ -30,12 +30,12 @@ pub(crate) enum Fate {
 
 #[inline(always)]
 pub(crate) fn seen(hook: Hook) {
-    maps::add(hook as u32 * SLOTS + SLOT_SEEN, 1);
+    maps::count(hook, SLOT_SEEN);
 }
 
 #[inline(always)]
 pub(crate) fn accepted(hook: Hook) {
-    maps::add(hook as u32 * SLOTS + SLOT_ACCEPTED, 1);
+    maps::count(hook, SLOT_ACCEPTED);
 }
 
 /// The conversation a report is about.
@@ -112,12 +112,12 @@ pub(crate) fn refuse_inline(hook: Hook, refused: &Refused, flow: &Flow, process:
     let observing = Rules::observing();
     if observing {
         accepted(hook);
-        maps::add(hook as u32 * SLOTS + SLOT_OBSERVED, 1);
+        maps::count(hook, SLOT_OBSERVED);
         report(event_kind::OBSERVED, hook, refused, flow, process);
         return Fate::Pass;
     }
     let slot = refused.reason as u32;
-    maps::add(hook as u32 * SLOTS + slot, 1);
+    maps::count(hook, slot);
     maps::add_pair(pair_key(refused.source.snid, hook as u32, slot));
     report(event_kind::DROP, hook, refused, flow, process);
     Fate::Drop

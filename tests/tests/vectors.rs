@@ -51,7 +51,7 @@ impl Kernel {
         let (icv, status) = answer.split_first_chunk().context("a short answer")?;
         let status = u32::from_ne_bytes(status.try_into()?);
         ensure!(status != 0, "{program} did not answer");
-        Ok(if status == 1 { Ok(*icv) } else { Err(status) })
+        Ok(if status == 1 { Ok(Icv::from_bytes(icv)) } else { Err(status) })
     }
 }
 
@@ -119,7 +119,7 @@ impl Question {
                 hasher.finish128().as_bytes().to_vec()
             }
         };
-        whole.first_chunk().copied().context("12 bytes of MAC")
+        Ok(Icv::from_bytes(whole.first_chunk().context("12 bytes of MAC")?))
     }
 }
 

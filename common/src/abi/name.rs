@@ -121,6 +121,8 @@ const fn tracepoint(program: &'static str, point: &'static str, optional: bool) 
 
 /// Global that the loader patches: [`super::process::Offsets`] of the running kernel.
 pub const OFFSETS: &str = "OFFSETS";
+/// The global that says whether the running kernel is a real-time one.
+pub const REALTIME: &str = "REALTIME";
 
 /// [`super::Config`], one entry.
 pub const CONFIG: &str = "CONFIG";

@@ -4,7 +4,7 @@ use core::hint::black_box;
 
 use super::key::{join4, split, split4};
 use super::scratch::{BLOCK_LEN, Scratch};
-use super::{HEADER_LEN, Header, Icv, MacKey, from_words};
+use super::{HEADER_LEN, Header, Icv, MacKey};
 
 /// Bytes of a chunk, the leaf of BLAKE3's tree.
 pub(super) const CHUNK_LEN: u32 = 1024;
@@ -80,7 +80,7 @@ fn key_words(key: &MacKey) -> [u32; 8] {
 
 #[inline(always)]
 const fn icv(chain: &[u32; 8]) -> Icv {
-    from_words([chain[0].to_le(), chain[1].to_le(), chain[2].to_le()])
+    Icv([chain[0].to_le(), chain[1].to_le(), chain[2].to_le()])
 }
 
 #[inline(always)]

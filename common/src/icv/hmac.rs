@@ -4,7 +4,7 @@ use core::hint::black_box;
 
 use super::key::{join4, split, split4};
 use super::scratch::{BLOCK_LEN, Scratch};
-use super::{HEADER_LEN, Header, Icv, KEY_LEN, MacKey, from_words, sha256};
+use super::{HEADER_LEN, Header, Icv, KEY_LEN, MacKey, sha256};
 
 /// The states after the inner and the outer pad. Leaves no key behind on the stack.
 pub(super) fn prepare(key: &[u8; KEY_LEN]) -> [u64; 8] {
@@ -96,7 +96,7 @@ fn close(scratch: &mut Scratch, outer: [u32; 8]) -> Icv {
     scratch.chain = outer;
     sha256::compress(scratch);
     let [first, second, third, ..] = scratch.chain;
-    from_words([first.to_be(), second.to_be(), third.to_be()])
+    Icv([first.to_be(), second.to_be(), third.to_be()])
 }
 
 #[inline(always)]

@@ -28,8 +28,33 @@ pub use scratch::{BLOCK_LEN, FIRST_LEN, PAYLOAD_MAX, Scratch, blocks};
 /// Bytes of an ICV.
 pub const ICV_LEN: u32 = 12;
 
-/// An integrity check value as it stands in the packet.
-pub type Icv = [u8; ICV_LEN as usize];
+/// An integrity check value: 12 bytes as three words in the order of memory, for the same reason as a
+/// [`Header`]'s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Icv(pub(crate) [u32; 3]);
+
+impl Icv {
+    /// The ICV as it stands in a packet.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; ICV_LEN as usize]) -> Self {
+        let mut words = [0; 3];
+        for (word, piece) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u32::from_ne_bytes(*piece);
+        }
+        Self(words)
+    }
+
+    /// Its bytes in a packet.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; ICV_LEN as usize] {
+        let mut bytes = [0; ICV_LEN as usize];
+        for (piece, word) in bytes.as_chunks_mut().0.iter_mut().zip(self.0) {
+            *piece = word.to_ne_bytes();
+        }
+        bytes
+    }
+}
 
 /// A MAC algorithm; a property of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -148,28 +173,8 @@ pub fn of_message(suite: Suite, key: &MacKey, header: &Header, payload: &[u8]) -
 #[must_use]
 #[inline(always)]
 pub const fn equal(left: &Icv, right: &Icv) -> bool {
-    let ([a0, a1, a2], [b0, b1, b2]) = (words(left), words(right));
+    let (&Icv([a0, a1, a2]), &Icv([b0, b1, b2])) = (left, right);
     (a0 ^ b0) | (a1 ^ b1) | (a2 ^ b2) == 0
-}
-
-/// An ICV as three words in the order of memory.
-#[inline(always)]
-pub(crate) const fn words(icv: &Icv) -> [u32; 3] {
-    let &[a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3] = icv;
-    [
-        u32::from_ne_bytes([a0, a1, a2, a3]),
-        u32::from_ne_bytes([b0, b1, b2, b3]),
-        u32::from_ne_bytes([c0, c1, c2, c3]),
-    ]
-}
-
-/// Undoes [`words`].
-#[inline(always)]
-pub(crate) const fn from_words(words: [u32; 3]) -> Icv {
-    let [a0, a1, a2, a3] = words[0].to_ne_bytes();
-    let [b0, b1, b2, b3] = words[1].to_ne_bytes();
-    let [c0, c1, c2, c3] = words[2].to_ne_bytes();
-    [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3]
 }
 
 #[cfg(test)]

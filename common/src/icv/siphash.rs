@@ -2,7 +2,7 @@
 
 use super::key::split;
 use super::scratch::{BLOCK_LEN, Scratch};
-use super::{HEADER_LEN, Header, Icv, MacKey, from_words};
+use super::{HEADER_LEN, Header, Icv, MacKey};
 
 struct Sip([u64; 4]);
 
@@ -57,7 +57,7 @@ impl Sip {
         let [first, second] = split(self.squeeze());
         self.0[1] ^= 0xdd;
         let [third, _] = split(self.squeeze());
-        from_words([first.to_le(), second.to_le(), third.to_le()])
+        Icv([first.to_le(), second.to_le(), third.to_le()])
     }
 }
 

@@ -33,7 +33,7 @@
 
 use core::fmt;
 
-use crate::icv::{self, Icv};
+use crate::icv::Icv;
 use crate::label::Label;
 use crate::verdict::DropReason;
 
@@ -314,14 +314,14 @@ impl AuthTag {
         if flags.segments() == 1 {
             return Err(OptionError::Segments);
         }
-        Ok(Self { key_id, flags, seq_low: u32::from_be(seq), icv: icv::from_words([i0, i1, i2]) })
+        Ok(Self { key_id, flags, seq_low: u32::from_be(seq), icv: Icv([i0, i1, i2]) })
     }
 
     /// The second half of an option.
     #[must_use]
     #[inline(always)]
     pub const fn words(&self) -> Words {
-        let [i0, i1, i2] = icv::words(&self.icv);
+        let Icv([i0, i1, i2]) = self.icv;
         let lead = [TLV_AUTH[0], TLV_AUTH[1], self.key_id, self.flags.0];
         [u32::from_ne_bytes(lead), self.seq_low.to_be(), i0, i1, i2]
     }

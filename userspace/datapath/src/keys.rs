@@ -22,7 +22,7 @@ use crate::sys;
 /// Names a key on disk without telling it: its MAC over a message that no packet yields, for its
 /// first byte is not [`sigil_common::icv::DOMAIN`].
 pub(crate) fn fingerprint(suite: Suite, key: &MacKey) -> String {
-    hex::encode(tell(suite, key))
+    hex::encode(tell(suite, key).to_bytes())
 }
 
 fn tell(suite: Suite, key: &MacKey) -> Icv {
@@ -32,7 +32,7 @@ fn tell(suite: Suite, key: &MacKey) -> Icv {
 
 /// What tells a key in [`RxKey::name`].
 fn name_of(suite: Suite, key: &MacKey) -> u64 {
-    tell(suite, key).first_chunk().copied().map_or(0, u64::from_ne_bytes)
+    tell(suite, key).to_bytes().first_chunk().copied().map_or(0, u64::from_ne_bytes)
 }
 
 /// Which epoch packets are stamped with.

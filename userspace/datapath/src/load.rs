@@ -137,8 +137,10 @@ impl Datapath {
             loader.map_pin_path(map, path.as_path());
         }
         let limits = options.limits;
+        let realtime = u32::from(realtime());
         loader
             .override_global(name::OFFSETS, &offsets, true)
+            .override_global(name::REALTIME, &realtime, true)
             .map_max_entries(name::TASKS, PID_MAX_LIMIT)
             .map_max_entries(name::NODES, limits.nodes)
             .map_max_entries(name::TX_KEYS, limits.nodes * EPOCH_SLOTS)
@@ -320,6 +322,11 @@ pub(crate) fn build() -> u64 {
     OBJECT.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
+}
+
+/// Whether softirqs are preemptible here.
+fn realtime() -> bool {
+    fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1")
 }
 
 fn require_capabilities() -> Result<(), Error> {

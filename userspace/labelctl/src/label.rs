@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Answer> {
             payload_covered: auth.flags.payload_covered(),
             segments: auth.flags.segments(),
             seq: auth.seq_low,
-            icv: hex(&auth.icv),
+            icv: hex(&auth.icv.to_bytes()),
         }),
     };
     if global.output == Format::Table {
