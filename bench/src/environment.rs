@@ -48,8 +48,9 @@ pub struct Environment {
 const ALGORITHMS: [&str; 3] =
     ["hmac(sha256)", "authenc(hmac(sha256),ecb(cipher_null))", "rfc4106(gcm(aes))"];
 
-const SETTINGS: [&str; 11] = [
-    "/proc/cmdline",
+const SETTINGS: [&str; 12] = [
+    "/sys/devices/system/cpu/vulnerabilities/spectre_v2",
+    "/sys/devices/system/cpu/vulnerabilities/meltdown",
     "/sys/kernel/security/lsm",
     "/proc/sys/net/core/bpf_jit_enable",
     "/proc/sys/net/core/bpf_jit_harden",

@@ -1,6 +1,6 @@
 //! `cgroup_skb` egress: a zone does not leave the node where nobody stands guard.
 //!
-//! Every packet of every socket comes by here, whatever its family, whatever device it was bound to; out of
+//! Every IPv4 and IPv6 packet of a socket comes by here, whatever device it was bound to; out of
 //! a guarded interface and over loopback it is judged by others.
 
 use aya_ebpf::{

@@ -41,4 +41,4 @@ fn panic(_info: &core::panic::PanicInfo) -> ! {
 /// The kernel lets only GPL-compatible programs call the helpers used here.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+static LICENSE: [u8; 4] = *b"GPL\0";
