@@ -22,6 +22,7 @@ use crate::alarms::Alarms;
 use crate::authorise::{Client, Denied, Permit, authorise};
 use crate::config::Config;
 use crate::gate::ExecRules;
+use crate::keys::Keys;
 use crate::names::Names;
 use crate::peer::{Living, Peer};
 use crate::policy::{Document, Kept};
@@ -49,6 +50,8 @@ pub(crate) struct Node {
     alarms: Option<Alarms>,
     /// What the policy demands and this node cannot keep.
     unkept: Option<String>,
+    /// The keys beside which others are still to be retired.
+    unretired: Option<Keys>,
 }
 
 impl Node {

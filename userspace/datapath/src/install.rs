@@ -38,8 +38,19 @@ pub struct Applied {
 
 const NO_PREALLOC: u32 = 1;
 
+type Addresses = [u32; NODE_ADDRESSES];
+
+/// What is to be done once rules are in force, and whether it is.
+pub(crate) struct Settlement {
+    /// The rules' nodes.
+    addresses: BTreeMap<u32, Addresses>,
+    demands_code: bool,
+    is_done: bool,
+}
+
 impl Datapath {
-    /// Puts a policy in force for every packet from one moment on. On an error the old one stays.
+    /// Puts a policy in force for every packet from one moment on. On an error the old one stays. What
+    /// is to be done once the new one is in force is tried again by [`Self::maintain`], until it is.
     ///
     /// # Errors
     /// [`Error::Limit`] if the maps cannot hold it, [`Error::Map`].
@@ -54,7 +65,7 @@ impl Datapath {
         let least = least_protections(rules);
         let first = first_verdicts(rules);
         let peers = rules.peers.iter().map(|(label, peer)| {
-            let node = nodes.get(&label.snid).map_or(NO_NODE, |(index, _)| *index);
+            let node = nodes.get(&label.snid).copied().unwrap_or(NO_NODE);
             let floor = least.get(&peer.class).copied().unwrap_or(PROTECTION_AUTHENTICATE);
             let floor = if peer.flags & PEER_KERNEL == 0 { floor } else { PROTECTION_AUTHENTICATE };
             let flags = peer.flags | u32::from(floor) << LEAST_SHIFT;
@@ -73,7 +84,7 @@ impl Datapath {
         });
         self.fill(name::PORTS, bank, ports)?;
         let addresses = rules.nodes.iter().flat_map(|node| {
-            let index = nodes.get(&node.snid).map_or(NO_NODE, |(index, _)| *index);
+            let index = nodes.get(&node.snid).copied().unwrap_or(NO_NODE);
             let at = NodeRef { snid: node.snid, node: index };
             node.addresses.iter().map(move |address| (u32::from(*address), at))
         });
@@ -126,16 +137,12 @@ impl Datapath {
         map.set(bank, generation, 0).map_err(Error::map(name::GENERATIONS))?;
         config.active = bank;
         self.set_config(config)?;
-        let mut map: Array<&mut MapData, Node> = self.view_mut(name::NODES)?;
-        for (index, node) in nodes.values() {
-            map.set(*index, node, 0).map_err(Error::map(name::NODES))?;
-        }
-        self.free_nodes(&nodes)?;
-        if !demands_code {
-            self.remove_code_hooks()?;
-        }
+        // The rules are in force by now: nothing below may say that they are not.
+        let addresses = rules.nodes.iter().map(|node| (node.snid, addresses_of(&node.addresses)));
+        let addresses = addresses.collect();
+        self.settlement = Some(Settlement { addresses, demands_code, is_done: false });
+        let _ = self.settle();
         if crate::load::links(&self.options).exists() {
-            // The rules are in force by now; what is wrong with an interface is the upkeep's to tell.
             let _ = self.reserve_all();
         }
         Ok(Applied {
@@ -144,6 +151,35 @@ impl Datapath {
             peers: rules.peers.len(),
             verdicts: rules.verdicts.len(),
         })
+    }
+
+    /// Does what follows a flip, unless it is done: nodes have their new addresses, those that the
+    /// rules know no more lose their indexes, and hooks that no zone demands any more go.
+    pub(crate) fn settle(&mut self) -> Result<(), Error> {
+        let Some(settlement) = &self.settlement else { return Ok(()) };
+        if settlement.is_done {
+            return Ok(());
+        }
+        let (wanted, demands_code) = (settlement.addresses.clone(), settlement.demands_code);
+        let limit = self.options.limits.nodes;
+        let mut map: Array<&mut MapData, Node> = self.view_mut(name::NODES)?;
+        for index in 0..limit {
+            let node = map.get(&index, 0).map_err(Error::map(name::NODES))?;
+            if let Some(addresses) = wanted.get(&node.snid)
+                && node.addresses != *addresses
+            {
+                let node = Node { addresses: *addresses, ..node };
+                map.set(index, node, 0).map_err(Error::map(name::NODES))?;
+            }
+        }
+        self.free_nodes()?;
+        if !demands_code {
+            self.remove_code_hooks()?;
+        }
+        if let Some(settlement) = &mut self.settlement {
+            settlement.is_done = true;
+        }
+        Ok(())
     }
 
     /// Makes a fresh inner map of the policy's size and puts it into the bank.
@@ -183,13 +219,10 @@ impl Datapath {
         outer.set(bank, &inner, 0).map_err(Error::map(name))
     }
 
-    /// Gives every node of the policy its index, and tells what its entry is to be. Entries of nodes
-    /// that are in use change when the bank has flipped, not before.
-    fn place_nodes(&mut self, rules: &NodeRules) -> Result<BTreeMap<u32, (u32, Node)>, Error> {
+    /// Gives every node of the policy its index. Entries of nodes that are in use change when the bank
+    /// has flipped, not before.
+    fn place_nodes(&mut self, rules: &NodeRules) -> Result<BTreeMap<u32, u32>, Error> {
         let limit = self.options.limits.nodes;
-        if rules.nodes.len() > limit as usize {
-            return Err(Error::Limit { what: "nodes", needed: rules.nodes.len(), limit });
-        }
         let mut map: Array<&mut MapData, Node> = self.view_mut(name::NODES)?;
         let mut held = BTreeMap::new();
         let mut free = Vec::new();
@@ -198,23 +231,27 @@ impl Datapath {
             if node.snid == 0 {
                 free.push(index);
             } else {
-                held.insert(node.snid, (index, node));
+                held.insert(node.snid, index);
             }
+        }
+        let new = rules.nodes.iter().filter(|entry| !held.contains_key(&entry.snid));
+        let needed = held.len() + new.count();
+        if needed > limit as usize {
+            return Err(Error::Limit { what: "nodes", needed, limit });
         }
         let mut free = free.into_iter();
         let mut placed = BTreeMap::new();
         for entry in &rules.nodes {
-            let addresses = addresses(&entry.addresses);
-            let (index, node) = if let Some((index, node)) = held.get(&entry.snid) {
-                (*index, Node { addresses, ..*node })
+            let index = if let Some(index) = held.get(&entry.snid) {
+                *index
             } else {
-                let needed = held.len() + placed.len() + 1;
                 let index = free.next().ok_or(Error::Limit { what: "nodes", needed, limit })?;
+                let addresses = addresses_of(&entry.addresses);
                 let node = Node { snid: entry.snid, addresses, ..Node::NONE };
                 map.set(index, node, 0).map_err(Error::map(name::NODES))?;
-                (index, node)
+                index
             };
-            placed.insert(entry.snid, (index, node));
+            placed.insert(entry.snid, index);
         }
         Ok(placed)
     }
@@ -222,12 +259,16 @@ impl Datapath {
     /// Takes their indexes back from nodes that the policy in force does not know and that have no key.
     /// What remembers an index (the sockets' verdicts, what a CPU knows of a label) does so for one
     /// generation of rules, and the packets that began with the one before are through.
-    fn free_nodes(&mut self, placed: &BTreeMap<u32, (u32, Node)>) -> Result<(), Error> {
+    pub(crate) fn free_nodes(&mut self) -> Result<(), Error> {
+        let Some(settlement) = &self.settlement else { return Ok(()) };
         let mut free = Vec::new();
         for index in 0..self.options.limits.nodes {
             let map: Array<&MapData, Node> = self.view(name::NODES)?;
             let node = map.get(&index, 0).map_err(Error::map(name::NODES))?;
-            if node.snid != 0 && !placed.contains_key(&node.snid) && !self.has_keys(index)? {
+            if node.snid != 0
+                && !settlement.addresses.contains_key(&node.snid)
+                && !self.has_keys(index)?
+            {
                 free.push(index);
             }
         }
@@ -328,7 +369,7 @@ fn least_protections(rules: &NodeRules) -> BTreeMap<u32, u8> {
     least
 }
 
-fn addresses(of: &[Ipv4Addr]) -> [u32; NODE_ADDRESSES] {
+fn addresses_of(of: &[Ipv4Addr]) -> Addresses {
     let mut places = [0; NODE_ADDRESSES];
     for (place, address) in places.iter_mut().zip(of) {
         *place = u32::from(*address);

@@ -214,7 +214,8 @@ impl Datapath {
                 rx.insert(slot);
             }
         }
-        self.clear(&rx, &tx)
+        self.clear(&rx, &tx)?;
+        self.free_nodes()
     }
 
     /// The most packets that any key was stamped with so far which this node stamps with now.

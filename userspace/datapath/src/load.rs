@@ -18,6 +18,7 @@ use crate::OBJECT;
 use crate::attach::TcHook;
 use crate::btf::Btf;
 use crate::error::Error;
+use crate::install::Settlement;
 use crate::net::Netlink;
 use crate::options::Options;
 use crate::persist::State;
@@ -38,6 +39,8 @@ pub struct Datapath {
     pub(crate) state: State,
     /// Labels and their handles, as `HANDLES` holds them.
     pub(crate) handles: BTreeMap<Label, u32>,
+    /// Of the rules that were applied last.
+    pub(crate) settlement: Option<Settlement>,
     /// How TC programs are attached on this kernel.
     pub(crate) hook: TcHook,
 }
@@ -167,6 +170,7 @@ impl Datapath {
             hooked: BTreeSet::new(),
             state,
             handles: BTreeMap::new(),
+            settlement: None,
             hook: TcHook::probe(),
         };
         if origin == Origin::Fresh {

@@ -31,6 +31,7 @@ impl Datapath {
     /// label on routes that came since. To be called every few seconds, and when [`crate::NetworkWatch`] tells.
     pub fn maintain(&mut self) -> Upkeep {
         let mut upkeep = Upkeep::default();
+        upkeep.problems.extend(self.settle().err());
         let mut netlink = match Netlink::open() {
             Ok(netlink) => netlink,
             Err(error) => {

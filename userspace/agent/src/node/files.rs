@@ -39,11 +39,11 @@ impl Node {
         warn_without_keys(&config, &admitted.rules);
 
         let stamping = datapath.install_keys(&keys.epochs)?;
-        datapath.retire_keys(&keys.epochs)?;
         let generation = match &now {
             Some(now) if !admitted.changed && origin == Found::Adopted => now.generation,
             _ => datapath.apply(&admitted.rules)?.generation,
         };
+        datapath.retire_keys(&keys.epochs)?;
         let kept = Kept::new(&document, admitted.rules.serial);
         let mut status = Status::default();
         show_keys(&mut status, &keys, stamping);
@@ -65,8 +65,8 @@ impl Node {
         Err(Failure { kind: FailureKind::Refused, message })
     }
 
-    /// Puts a document in force, or changes nothing and says why. The keys are read again, for the
-    /// nodes that it may add.
+    /// Puts a document in force, or says why not; the rules are then as they were. The keys are read
+    /// again, for the nodes that it may add.
     pub(crate) fn load(&mut self, document: &Document, dry_run: bool) -> Result<Loaded, Failure> {
         self.refuse_under_server()?;
         let now = InForce { serial: self.kept.serial, bytes: Some(self.kept.bytes()) };
@@ -77,13 +77,21 @@ impl Node {
         keys.check_cluster(&rules.cluster).map_err(failed)?;
         if !dry_run {
             let stamping = self.datapath.install_keys(&keys.epochs).map_err(failed)?;
-            self.datapath.retire_keys(&keys.epochs).map_err(failed)?;
-            show_keys(&mut self.status, &keys, stamping);
             if admitted.changed {
                 let applied = self.datapath.apply(rules).map_err(failed)?;
                 self.kept = Kept::new(document, rules.serial);
                 self.in_force(rules, applied.generation);
             }
+            show_keys(&mut self.status, &keys, stamping);
+            // Not before: the nodes of the old rules need theirs. The new ones are in force by now, so
+            // what fails here is upkeep's to try again and to tell.
+            self.unretired = match self.datapath.retire_keys(&keys.epochs) {
+                Ok(()) => None,
+                Err(error) => {
+                    tracing::error!("keys that left the key file stay in use: {error}");
+                    Some(keys)
+                }
+            };
         }
         let (changes, more) = if dry_run && admitted.changed {
             self.kept.changes(&admitted.policy, self.status.snid).map_err(failed)?

@@ -95,6 +95,7 @@ impl Node {
             line: Line::default(),
             alarms,
             unkept: None,
+            unretired: None,
         };
         node.in_force(rules, generation);
         let processes = node.govern(gate_rules)?;

@@ -31,6 +31,12 @@ impl Node {
             }
         }
         if maintain {
+            if let Some(keys) = &self.unretired {
+                match self.datapath.retire_keys(&keys.epochs) {
+                    Ok(()) => self.unretired = None,
+                    Err(error) => problems.push(error),
+                }
+            }
             let upkeep = self.datapath.maintain();
             let mut again = Vec::new();
             problems.extend(upkeep.problems);
