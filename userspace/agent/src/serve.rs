@@ -10,11 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, bail};
 use sigil_cluster::Credential;
 use sigil_cluster::channel::Prepare;
-use sigil_control::{
-    Failure, FailureKind, Lines, MAX_REPLY, MAX_REQUEST, MAX_SMALL_REQUEST, Reply, Request, decode,
-    encode,
-};
-use sigil_datapath::NetworkWatch;
+use sigil_control::{Failure, FailureKind, Lines, MAX_REPLY, Reply, Request, decode, encode};
+use sigil_datapath::{NetworkWatch, Tasks};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,7 +25,7 @@ use crate::feed::{self, Line, Rings, Teller};
 use crate::metrics::Site;
 use crate::node::{Node, Processes};
 use crate::notify::Notify;
-use crate::peer::Peer;
+use crate::peer::{Living as _, Peer};
 use crate::policy::Document;
 use crate::process;
 use crate::seats::{Guest, Seats};
@@ -96,6 +93,7 @@ async fn serve(
     notify: &Notify,
     uplink: Option<(Credential, Prepare)>,
 ) -> Result<()> {
+    let tasks = Arc::clone(&processes.tasks);
     let mut reaper = process::reap(processes.doomed, processes.tasks)?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -108,8 +106,8 @@ async fn serve(
     let mut feed = feed::start(rings, teller)?;
     let socket = config.socket.clone();
     let node = Arc::new(Mutex::new(node));
-    let agent =
-        Arc::new(Agent { config, node: Arc::clone(&node), watchers, seats: Seats::default() });
+    let seats = Seats::default();
+    let agent = Arc::new(Agent { config, node: Arc::clone(&node), tasks, watchers, seats });
     tokio::spawn(accept(Arc::clone(&agent), listener));
     let mut line =
         uplink.zip(agent.config.server.as_ref()).map(|((credential, prepare), server)| {
@@ -208,6 +206,7 @@ pub(crate) fn brief(text: &str) -> String {
 struct Agent {
     config: Arc<Config>,
     node: Arc<Mutex<Node>>,
+    tasks: Arc<Tasks>,
     watchers: broadcast::Sender<Line>,
     seats: Seats,
 }
@@ -266,19 +265,27 @@ async fn accept(agent: Arc<Agent>, listener: UnixListener) {
 
 async fn client(agent: Arc<Agent>, mut stream: UnixStream, peer: Peer) {
     let listed = agent.config.run.iter().any(|grant| grant.uid == peer.uid);
-    let Some(_seat) = agent.seats.take(Guest::of(peer.uid, listed)) else {
+    // In this order: alive after the table was read, so the word read was its own.
+    let task = agent.tasks.of(peer.pid);
+    let free = task.scid() == 0 && !task.is_doomed() && peer.is_alive();
+    let guest = Guest::of(peer.uid, listed, free);
+    let Some(_seat) = agent.seats.take(guest) else {
         let message = "too many clients at once: wait, or end some".to_owned();
         let _ =
             send(&mut stream, &Reply::Failed(Failure { kind: FailureKind::Busy, message })).await;
         return;
     };
     // Whoever hung up or is too slow has nobody to be told.
-    let _ = converse(&agent, &mut stream, peer).await;
+    let _ = converse(&agent, &mut stream, peer, guest.longest()).await;
 }
 
-async fn converse(agent: &Arc<Agent>, stream: &mut UnixStream, peer: Peer) -> Result<()> {
-    let limit = if peer.uid == 0 { MAX_REQUEST } else { MAX_SMALL_REQUEST };
-    let request = match timeout(PATIENCE, receive(stream, limit)).await? {
+async fn converse(
+    agent: &Arc<Agent>,
+    stream: &mut UnixStream,
+    peer: Peer,
+    longest: usize,
+) -> Result<()> {
+    let request = match timeout(PATIENCE, receive(stream, longest)).await? {
         Ok(Some(request)) => request,
         Ok(None) => return Ok(()),
         Err(error) => {
