@@ -61,13 +61,13 @@ pub(crate) fn peer<T>(request: &Request<T>) -> Result<&Peer, Refusal> {
     request.extensions().get::<Peer>().ok_or_else(|| Refusal::internal("nobody asks"))
 }
 
-/// Accepts connections until the receiver is gone.
+/// Accepts connections, for as long as the server lives.
 pub(crate) async fn accept(
     state: Arc<State>,
     listener: TcpListener,
     tls: watch::Receiver<Arc<ServerConfig>>,
     to: mpsc::Sender<io::Result<Secured>>,
-) {
+) -> Result<()> {
     const BREATHER: Duration = Duration::from_millis(50);
     let entrance = Arc::new(Entrance {
         seats: Arc::new(Semaphore::new(SEATS)),

@@ -56,8 +56,8 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     ends.spawn(rotate(Arc::clone(&state), config.schedule()));
     ends.spawn(renew(Arc::clone(&state), lifetimes, certificates));
     ends.spawn(holders::defend(Arc::clone(&state), Arc::clone(&sessions)));
-    tokio::spawn(Arc::clone(&state).follow_others());
-    tokio::spawn(listen::accept(Arc::clone(&state), listener, tls, accepted));
+    ends.spawn(Arc::clone(&state).follow_others());
+    ends.spawn(listen::accept(Arc::clone(&state), listener, tls, accepted));
     if let Some(address) = config.metrics {
         let listener = TcpListener::bind(address)
             .await

@@ -25,7 +25,7 @@ use crate::ca::Ca;
 use crate::documents::InUse;
 use crate::holders::Holders;
 use crate::record::{Admin, Alarm, Cluster, Snapshot};
-use crate::store::{Store, Stored, Transaction};
+use crate::store::{Store, StoreError, Stored, Transaction};
 use crate::valve::Valve;
 use crate::vault::{Vault, random};
 use live::Live;
@@ -193,18 +193,24 @@ impl State {
         Ok(true)
     }
 
-    /// Follows what other servers commit, for as long as the server lives.
+    /// Follows what other servers commit, for as long as the server lives. Ends on a record that it
+    /// cannot read: whoever went on without it would not hear of a revocation.
     pub(crate) async fn follow_others(self: Arc<Self>) -> Result<()> {
         const BREATHER: Duration = Duration::from_millis(200);
         loop {
             match self.store.watch().await {
-                Ok(None) => return Ok(()),
+                Ok(None) => std::future::pending().await,
                 Ok(Some(mut changes)) => {
                     {
                         // What came before the watch began.
                         let _alone = self.commits.lock().await;
-                        if let Err(error) = self.reload().await {
-                            tracing::warn!("the store cannot be read: {error:#}");
+                        match self.reload().await {
+                            Err(error) if error.is::<StoreError>() => {
+                                tracing::warn!("the store cannot be read: {error:#}");
+                                tokio::time::sleep(BREATHER).await;
+                                continue;
+                            }
+                            done => done?,
                         }
                     }
                     while let Some(stored) = changes.recv().await {

@@ -205,9 +205,15 @@ impl Server {
 
     /// SIGTERM, and how it ended.
     pub(crate) fn terminate(&mut self) -> Result<std::process::ExitStatus> {
-        let mut child = self.child.take().context("no server runs")?;
-        let told = Command::new("kill").arg(child.id().to_string()).status()?;
+        let pid = self.pid().context("no server runs")?;
+        let told = Command::new("kill").arg(pid.to_string()).status()?;
         ensure!(told.success(), "kill: {told}");
+        self.ended()
+    }
+
+    /// Waits until it ends; how it did.
+    pub(crate) fn ended(&mut self) -> Result<std::process::ExitStatus> {
+        let mut child = self.child.take().context("no server runs")?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = child.try_wait()? {
@@ -215,7 +221,7 @@ impl Server {
             }
             if Instant::now() > deadline {
                 child.kill()?;
-                bail!("SIGTERM does not end it: {}", self.log()?);
+                bail!("it does not end: {}", self.log()?);
             }
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -79,10 +79,19 @@ impl Drop for Etcd {
 }
 
 fn get(address: SocketAddr, path: &str) -> Result<String> {
+    ask(address, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+}
+
+fn post(address: SocketAddr, path: &str, body: &str) -> Result<String> {
+    let (head, length) = ("HTTP/1.1\r\nhost: x\r\nconnection: close", body.len());
+    ask(address, &format!("POST {path} {head}\r\ncontent-length: {length}\r\n\r\n{body}"))
+}
+
+fn ask(address: SocketAddr, request: &str) -> Result<String> {
     use std::io::{Read as _, Write as _};
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+    stream.write_all(request.as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     Ok(text)
@@ -155,5 +164,21 @@ async fn what_is_in_etcd_is_encrypted() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// A server that cannot read what another wrote would not hear of a revocation: it ends, and says why.
+#[tokio::test]
+#[cfg_attr(not(has_etcd), ignore = "no etcd: apt-get install etcd-server")]
+async fn a_record_that_cannot_be_read_ends_the_server() -> Result<()> {
+    let etcd = Etcd::start()?;
+    let mut server = Server::start_on("lab", &etcd.urls())?;
+    server.join(1).await?;
+    let (member, _) = etcd.members.first().context("no member")?;
+    // /sigil/lab/node/7, a word in the clear.
+    let body = r#"{"key":"L3NpZ2lsL2xhYi9ub2RlLzc=","value":"d29yZA=="}"#;
+    post(*member, "/v3/kv/put", body)?;
+    let ended = server.ended()?;
+    assert!(!ended.success() && server.log()?.contains("node/7"), "{ended}: {}", server.log()?);
     Ok(())
 }
