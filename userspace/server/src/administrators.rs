@@ -36,6 +36,11 @@ impl fmt::Display for Caller {
 }
 
 impl Caller {
+    /// Whose certificate names an administrator, and is of this key.
+    pub(crate) fn new(name: &str, key: &str) -> Self {
+        Self { name: name.to_owned(), key: key.to_owned() }
+    }
+
     /// Who sent a request, if he may.
     pub(crate) fn of<T>(state: &State, request: &Request<T>) -> Result<Self, Refusal> {
         let peer = peer(request)?;
@@ -44,7 +49,7 @@ impl Caller {
                 "only administrators may ask this: name your credential with --admin",
             ));
         };
-        let this = Self { name: name.clone(), key: peer.key.clone() };
+        let this = Self::new(name, &peer.key);
         this.check(&state.snapshot()).inspect_err(|refusal| {
             let message = format!("{}: {name}: {}", peer.address, refusal.message());
             state.alarm(0, "admin-refused", message);

@@ -21,19 +21,26 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Status as Refusal};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::administrators::Caller;
 use crate::ca::hash;
+use crate::nodes;
 use crate::state::{State, lock};
 
 /// A handshake takes no longer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Connections at once.
+/// Connections at once: of nodes, and of administrators, whom no node keeps out.
 const SEATS: usize = 16_384;
+const DESKS: usize = 1024;
+/// Of one node, and of one administrator. A node needs one, and another while it moves.
+const OF_A_NODE: usize = 8;
+const OF_AN_ADMIN: usize = 64;
 /// Connections that are still shaking hands: all, and those of one address.
 const HALLWAY: usize = 256;
 const OF_ONE: usize = 64;
 /// Connections of one address that wait for that; they have no seat yet.
 const QUEUE: usize = 4096;
-/// Connections without a certificate, and how long each may stay: they show a token, and go.
+/// Connections without a certificate that is good here, and how long each may stay: they show a token,
+/// or hear why they are refused, and go.
 const GUESTS: usize = 256;
 const VISIT: Duration = Duration::from_secs(10);
 
@@ -51,10 +58,13 @@ pub(crate) struct Peer {
 pub(crate) struct Secured {
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    _seat: OwnedSemaphorePermit,
-    /// When it has to go, and its place among those.
-    visit: Option<(Pin<Box<Sleep>>, OwnedSemaphorePermit)>,
+    _seat: Seat,
+    /// When it has to go, if it is a guest's.
+    visit: Option<Pin<Box<Sleep>>>,
 }
+
+/// A place among all of its kind, and among those of its identity.
+type Seat = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// Who sent a request.
 pub(crate) fn peer<T>(request: &Request<T>) -> Result<&Peer, Refusal> {
@@ -71,6 +81,8 @@ pub(crate) async fn accept(
     const BREATHER: Duration = Duration::from_millis(50);
     let entrance = Arc::new(Entrance {
         seats: Arc::new(Semaphore::new(SEATS)),
+        desks: Arc::new(Semaphore::new(DESKS)),
+        members: Mutex::default(),
         hallway: Semaphore::new(HALLWAY),
         addresses: Mutex::default(),
         guests: Arc::new(Semaphore::new(GUESTS)),
@@ -109,6 +121,9 @@ pub(crate) async fn accept(
 /// What stands between a connection and the services.
 struct Entrance {
     seats: Arc<Semaphore>,
+    desks: Arc<Semaphore>,
+    /// The seats that each identity may take.
+    members: Mutex<HashMap<Identity, Weak<Semaphore>>>,
     hallway: Semaphore,
     /// The part of the hallway that each address may take, so that none keeps the others out.
     addresses: Mutex<HashMap<IpAddr, Weak<Part>>>,
@@ -142,15 +157,13 @@ impl Entrance {
         part: &Part,
     ) -> Result<Secured> {
         let _turn = (part.turns.acquire().await?, self.hallway.acquire().await?);
-        let seat = Arc::clone(&self.seats).acquire_owned().await?;
         stream.set_nodelay(true)?;
         let stream = TlsAcceptor::from(tls).accept(stream).await.context("no TLS")?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let mut peer = Peer { address, identity: None, key: String::new() };
         let Some(certificate) = certificate else {
-            let place = Arc::clone(&self.guests).try_acquire_owned();
-            let place = place.context("too many connections without a certificate")?;
-            let visit = Some((Box::pin(sleep(VISIT)), place));
+            let seat = self.guest().context("too many connections without a certificate")?;
+            let visit = Some(Box::pin(sleep(VISIT)));
             return Ok(Secured { stream, peer, _seat: seat, visit });
         };
         let identity = Identity::of_certificate(certificate)?;
@@ -160,8 +173,41 @@ impl Entrance {
         );
         let (_, parsed) = X509Certificate::from_der(certificate)?;
         peer.key = hash(parsed.public_key().raw);
+        let good = match &identity.role {
+            Role::Node(snid) => nodes::check(&state.snapshot(), *snid, &peer.key).is_ok(),
+            Role::Admin(name) => Caller::new(name, &peer.key).check(&state.snapshot()).is_ok(),
+            Role::Server => false,
+        };
+        let seat = if good { self.seat(&identity) } else { self.guest() };
+        let seat = seat.with_context(|| format!("too many connections of {identity}"))?;
         peer.identity = Some(identity);
-        Ok(Secured { stream, peer, _seat: seat, visit: None })
+        let visit = (!good).then(|| Box::pin(sleep(VISIT)));
+        Ok(Secured { stream, peer, _seat: seat, visit })
+    }
+
+    fn guest(&self) -> Option<Seat> {
+        Some((Arc::clone(&self.guests).try_acquire_owned().ok()?, None))
+    }
+
+    /// A member's seat. What one of them does costs the others none.
+    fn seat(&self, identity: &Identity) -> Option<Seat> {
+        let (all, most) = match identity.role {
+            Role::Admin(_) => (&self.desks, OF_AN_ADMIN),
+            Role::Node(_) | Role::Server => (&self.seats, OF_A_NODE),
+        };
+        let own = self.seats_of(identity, most).try_acquire_owned().ok()?;
+        Some((Arc::clone(all).try_acquire_owned().ok()?, Some(own)))
+    }
+
+    fn seats_of(&self, identity: &Identity, most: usize) -> Arc<Semaphore> {
+        let mut members = lock(&self.members);
+        if let Some(held) = members.get(identity).and_then(Weak::upgrade) {
+            return held;
+        }
+        members.retain(|_, held| held.strong_count() > 0);
+        let seats = Arc::new(Semaphore::new(most));
+        members.insert(identity.clone(), Arc::downgrade(&seats));
+        seats
     }
 }
 
@@ -179,7 +225,7 @@ impl AsyncRead for Secured {
         poller: &mut Poller<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some((end, _)) = &mut self.visit
+        if let Some(end) = &mut self.visit
             && end.as_mut().poll(poller).is_ready()
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

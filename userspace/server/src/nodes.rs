@@ -48,20 +48,25 @@ fn member<T>(state: &State, request: &Request<T>) -> Result<(u32, Node), Refusal
     let Some(Identity { role: Role::Node(snid), .. }) = peer.identity else {
         return Err(Refusal::permission_denied("only nodes may ask this"));
     };
-    let refuse = |why: &str| {
+    let node = check(&state.snapshot(), snid, &peer.key).map_err(|why| {
         state.alarm(snid, "node-refused", format!("{}: {why}", peer.address));
-        Err(Refusal::permission_denied(why.to_owned()))
-    };
-    match state.snapshot().nodes.get(&snid).map(|held| &held.value) {
-        None => refuse("the node is not enrolled"),
+        Refusal::permission_denied(why)
+    })?;
+    Ok((snid, node))
+}
+
+/// The node, if the key is certified for it; else, why it is refused.
+pub(crate) fn check(snapshot: &Snapshot, snid: u32, key: &str) -> Result<Node, &'static str> {
+    match snapshot.nodes.get(&snid).map(|held| &held.value) {
+        None => Err("the node is not enrolled"),
         Some(node) if node.revoked => {
-            refuse("the node was revoked: to enrol it anew, sigild --detach, then sigild join")
+            Err("the node was revoked: to enrol it anew, sigild --detach, then sigild join")
         }
-        Some(node) if node.key != peer.key && node.former.as_ref() != Some(&peer.key) => refuse(
+        Some(node) if node.key != key && node.former.as_deref() != Some(key) => Err(
             "the certificate was replaced by another: to enrol the node anew, sigild --detach, \
                  then sigild join",
         ),
-        Some(node) => Ok((snid, node.clone())),
+        Some(node) => Ok(node.clone()),
     }
 }
 

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rcgen::KeyPair;
 use sigil_cluster::channel::connect;
-use sigil_cluster::proto::EnrolRequest;
 use sigil_cluster::proto::enrolment_client::EnrolmentClient;
+use sigil_cluster::proto::{EnrolRequest, RevokeRequest, StatusRequest};
 use sigil_cluster::{Credential, Token, tls};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use crate::alarms::kept;
-use crate::bed::{Node, PATIENCE, Server, bytes, channel, csr, join, policy};
+use crate::bed::{Node, PATIENCE, Server, admin, bytes, channel, csr, join, policy};
 
 /// A connection without a certificate.
 async fn guest(server: &Server) -> Result<Channel> {
@@ -297,5 +297,44 @@ async fn a_copy_of_a_live_node_with_all_its_files_is_noticed() -> Result<()> {
     }
     assert!(copy.await?.is_err(), "the copy took the original's place");
     assert!(!kept(&server, "node-cloned").await?.is_empty());
+    Ok(())
+}
+
+/// One node opens connection after connection, and holds them: it gets a few, and others find room.
+#[tokio::test]
+async fn one_node_takes_a_few_seats_and_no_more() -> Result<()> {
+    let server = Server::start("lab", "")?;
+    let credential = server.join(1).await?;
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        held.extend(admin(&credential).await.ok());
+    }
+    let mut answered = 0;
+    for client in &mut held {
+        let refused = client.status(StatusRequest {}).await.unwrap_err();
+        answered += usize::from(refused.message().contains("only administrators"));
+    }
+    assert_eq!(answered, 8, "of {} connections", held.len());
+    assert_eq!(server.status().await?.nodes.len(), 1);
+    drop(held);
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = Node::attach(&credential, 1).await {
+        ensure!(Instant::now() < deadline, "its seats are never free again: {error:#}");
+    }
+    Ok(())
+}
+
+/// One who was revoked hears so, and then has to go, whatever it does to stay.
+#[tokio::test]
+async fn one_who_was_revoked_holds_no_seat() -> Result<()> {
+    let server = Server::start("lab", "")?;
+    let credential = server.join(1).await?;
+    server.admin().await?.revoke(RevokeRequest { snid: 1 }).await?;
+    let mut held = admin(&credential).await?;
+    let began = Instant::now();
+    while held.status(StatusRequest {}).await.unwrap_err().message().contains("administrators") {
+        ensure!(began.elapsed() < PATIENCE, "it stays");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     Ok(())
 }
