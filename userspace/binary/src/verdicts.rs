@@ -24,7 +24,7 @@ use crate::lease::{Lease, Tells, tells};
 use crate::record::Record;
 use crate::trust::Trust;
 use crate::unsigned::Unsigned;
-use crate::verify::{Verified, find, verify_found};
+use crate::verify::{Verified, find, may_count, verify_found};
 
 /// Leases that stay with their verdicts, at most: each is an open file.
 pub const LEASES_MAX: usize = 256;
@@ -145,8 +145,8 @@ impl<C: Clock> Verdicts<C> {
 
     /// The verdict on a file that is open for reading: a remembered one, or a new one.
     ///
-    /// A new one reads the whole file if its label names a trusted signer, and may wait some 10 ms for
-    /// the clock to pass the file's change time.
+    /// A new one reads the whole file if its label names a trusted signer, and may then, or if the file
+    /// is root's, wait some 10 ms for the clock to pass the file's change time.
     pub fn judge(&mut self, file: &File) -> Judgement {
         let mut evicted = self.clock_was_set();
         let key = match key_of(file) {
@@ -244,16 +244,20 @@ impl<C: Clock> Verdicts<C> {
 
     fn verified(&self, file: &File) -> Result<Fresh, Unsigned> {
         let key = key_of(file)?;
-        let passed = self.passes(&key);
-        // Most files have no label, and none is read further than that.
-        if let Err(unsigned) = find(file) {
+        // Whoever may change a file could have everybody wait for its clock, exec after exec. Only root's
+        // files may be believed without a label, as interpreters, and so must be known for good.
+        let patience = if file.metadata()?.uid() == 0 { PATIENCE } else { Duration::ZERO };
+        let passed = self.passes(&key, patience);
+        // Most files have no label that could count, and none is read further than that.
+        if let Err(unsigned) = find(file).and_then(|found| may_count(&found, &self.trust).map(drop))
+        {
             return Ok(Fresh::unsigned(unsigned, key, passed));
         }
         let tells = tells(file)?;
         let lease = Lease::take(file)?;
         // Of the file as it is since it has no writer.
         let key = key_of(file)?;
-        let passed = self.passes(&key);
+        let passed = self.passes(&key, PATIENCE);
         let judged = find(file)
             .and_then(|found| Ok((found.record, verify_found(file, &found, &self.trust)?)));
         if !lease.holds() {
@@ -273,12 +277,12 @@ impl<C: Clock> Verdicts<C> {
     }
 
     /// Whether files that change from now on get a later change time than this. Waits a little for it.
-    fn passes(&self, key: &BinaryKey) -> bool {
+    fn passes(&self, key: &BinaryKey, patience: Duration) -> bool {
         const PAUSE: Duration = Duration::from_millis(2);
         // A file system that keeps whole seconds says 0 nanoseconds.
         let step = if key.ctime_nsec == 0 { 1_000_000_000 } else { 1 };
         let changed = key.ctime.saturating_mul(1_000_000_000).saturating_add(key.ctime_nsec.into());
-        let mut left = PATIENCE;
+        let mut left = patience;
         while self.clock.file_time() < changed.saturating_add(step) {
             if left.is_zero() {
                 return false;

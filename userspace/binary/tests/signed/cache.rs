@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use sigil_binary::{Clock, Judgement, Scids, Signer, SystemClock, Trust, Unsigned, Verdicts};
+use sigil_binary::{
+    Clock, How, Judgement, PrivateKey, Scids, Signer, SystemClock, Trust, Unsigned, Verdicts, label,
+};
 
 use crate::{Bench, signer};
 
@@ -336,6 +338,40 @@ fn a_clock_that_is_set_empties_the_cache() {
     }
     ahead.set(0);
     assert_eq!(verdicts.sweep().len(), 1, "nobody need ask for the file");
+}
+
+/// Never gets anywhere, and counts how often it is looked at.
+struct Stopped(Rc<Cell<usize>>);
+
+impl Clock for Stopped {
+    fn file_time(&self) -> i64 {
+        self.0.set(self.0.get() + 1);
+        0
+    }
+
+    fn setting(&self) -> i64 {
+        0
+    }
+}
+
+/// A user could have all execs of the node wait for the clock of a file that he writes over and over.
+#[test]
+fn nobody_waits_for_a_users_file_that_has_no_good_label() {
+    let bench = Bench::new();
+    let stranger = PrivateKey::generate(bench.path("stranger")).unwrap();
+    let looks = Rc::new(Cell::new(0));
+    let mut verdicts = Verdicts::with_clock(bench.trust.clone(), 8, Stopped(Rc::clone(&looks)));
+    let unlabelled = bench.write("unlabelled", SCRIPT);
+    let strange = bench.write("strange", SCRIPT);
+    label(&strange, 2, 7, Some(&stranger), How::default()).unwrap();
+    for (path, unsigned) in [(&unlabelled, "no label"), (&strange, "a strange key")] {
+        judge(&mut verdicts, path);
+        assert!(looks.replace(0) > 1, "root's file, {unsigned}: it must be known for good");
+        std::os::unix::fs::chown(path, Some(1000), None).unwrap();
+        let judged = judge(&mut verdicts, path);
+        assert!(judged.verdict.is_err() && verdicts.is_empty(), "{unsigned}: {judged:?}");
+        assert_eq!(looks.replace(0), 1, "{unsigned}");
+    }
 }
 
 /// Set back, the clock would reach the change time once more: the lease has to stay.
