@@ -5,7 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, bail};
 use sigil_cluster::Credential;
@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const UPKEEP: Duration = Duration::from_secs(1);
 /// Every so many upkeeps the kernel's side is looked over as well.
 const MAINTAIN: u32 = 3;
+/// Every so many seconds it is said that an upkeep does not end.
+const STUCK: u32 = 10;
 /// A routing daemon may change thousands of routes a second; the agent looks over them this often.
 const TOGETHER: Duration = Duration::from_millis(200);
 
@@ -124,6 +126,9 @@ async fn serve(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tick = 0u32;
     let mut network = watch_network()?;
+    // What may wait for a disk goes on beside the loop, which would not tell systemd that it lives.
+    let (mut upkeep, mut again, mut reloading) = (None, false, None);
+    let mut since = Instant::now();
     notify.send("READY=1");
     loop {
         tokio::select! {
@@ -137,9 +142,13 @@ async fn serve(
                 return Err(error?.context("execs are no longer judged: start the agent again"));
             }
             ended = ended(&mut line) => ended.context("the line to the server is not kept")?,
-            _ = hangup.recv() => {
+            _ = hangup.recv(), if reloading.is_none() => {
                 notify.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_usec()));
-                let reloaded = agent.with_node(|node| node.reload(false)).await?;
+                reloading = Some(agent.begin(|node| node.reload(false)));
+            }
+            reloaded = ended(&mut reloading) => {
+                reloading = None;
+                let reloaded = reloaded?;
                 let outcome = match &reloaded {
                     Ok(loaded) => format!("serial {} is in force", loaded.serial),
                     Err(failure) => format!("not reloaded: {}", brief(&failure.message)),
@@ -149,13 +158,27 @@ async fn serve(
                 }
                 notify.send(&format!("READY=1\nSTATUS={outcome}"));
             }
-            Some(()) = network.recv() => agent.with_node(|node| node.upkeep(true)).await?,
-            _ = ticks.tick() => {
-                tick = tick.wrapping_add(1);
-                let maintain = tick.is_multiple_of(MAINTAIN);
-                agent.with_node(move |node| node.upkeep(maintain)).await?;
-                notify.send("WATCHDOG=1");
+            Some(()) = network.recv() => again = true,
+            done = ended(&mut upkeep) => {
+                done?;
+                upkeep = None;
             }
+            _ = ticks.tick() => {
+                notify.send("WATCHDOG=1");
+                tick = tick.wrapping_add(1);
+                if upkeep.is_none() {
+                    since = Instant::now();
+                    let maintain = tick.is_multiple_of(MAINTAIN);
+                    upkeep = Some(agent.begin(move |node| node.upkeep(maintain)));
+                } else if tick.is_multiple_of(STUCK) {
+                    let seconds = since.elapsed().as_secs();
+                    tracing::error!("nothing was written down for {seconds} s: the disk may be stuck");
+                }
+            }
+        }
+        if again && upkeep.is_none() {
+            (since, again) = (Instant::now(), false);
+            upkeep = Some(agent.begin(|node| node.upkeep(true)));
         }
     }
     tracing::info!("ending; what is in force stays in force");
@@ -219,6 +242,15 @@ impl Agent {
     ) -> Result<T> {
         with_node(&self.node, act).await
     }
+
+    /// The same, beside what goes on here.
+    fn begin<T: Send + 'static>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&mut Node) -> T + Send + 'static,
+    ) -> JoinHandle<Result<T>> {
+        let node = Arc::clone(&self.node);
+        tokio::spawn(async move { with_node(&node, act).await })
+    }
 }
 
 /// Does something with the node where it may take its time.
@@ -230,10 +262,10 @@ pub(crate) async fn with_node<T: Send + 'static>(
     Ok(tokio::task::spawn_blocking(move || act(&mut lock(&node))).await?)
 }
 
-/// For ever, unless the line fails for good.
-async fn ended(line: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
-    match line {
-        Some(line) => line.await?,
+/// What comes of a task, if there is one: it is to be taken away then.
+async fn ended<T>(task: &mut Option<JoinHandle<Result<T>>>) -> Result<T> {
+    match task {
+        Some(task) => task.await?,
         None => std::future::pending().await,
     }
 }
