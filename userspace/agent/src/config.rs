@@ -6,9 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
+use sigil_cluster::channel::NO_IPV6;
 use sigil_common::abi::{CONTROLS, INTERFACES, PASS_ETHERTYPES};
 use sigil_control::ZoneRef;
 use sigil_datapath as datapath;
@@ -165,11 +166,11 @@ impl Config {
 
     /// The datapath's part. The servers are those of the credential.
     pub(crate) fn options(&self, servers: &[SocketAddr]) -> Result<datapath::Options> {
-        let v4 = servers.iter().filter_map(|server| match server {
-            SocketAddr::V4(v4) => Some(*v4),
-            SocketAddr::V6(_) => None,
-        });
-        let servers: Vec<_> = v4.collect();
+        let v4 = |server: &SocketAddr| match server {
+            SocketAddr::V4(v4) => Ok(*v4),
+            SocketAddr::V6(_) => bail!("the credential names {server}: {NO_IPV6}"),
+        };
+        let servers = servers.iter().map(v4).collect::<Result<Vec<_>>>()?;
         ensure!(
             servers.len() <= CONTROLS,
             "the credential names more than {CONTROLS} servers: delete some of its `servers`"
@@ -419,6 +420,14 @@ mod tests {
         assert!(said.contains("chmod o-w"), "{said}");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(Config::read(&file).is_ok());
+    }
+
+    #[test]
+    fn a_server_that_its_own_rules_would_cut_off_is_refused() {
+        let config = Config::parse(LEAST, Path::new("/")).unwrap();
+        let said = config.options(&["[::1]:7443".parse().unwrap()]).unwrap_err().to_string();
+        assert!(said.contains("[::1]:7443") && said.contains("IPv4"), "{said}");
+        assert_eq!(config.options(&["10.0.0.1:7443".parse().unwrap()]).unwrap().servers.len(), 1);
     }
 
     #[test]

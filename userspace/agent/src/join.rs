@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use rcgen::{CertificateParams, KeyPair};
-use sigil_cluster::channel::{ConnectError, connect};
+use sigil_cluster::channel::{ConnectError, connect, server_address};
 use sigil_cluster::credential::{Reserved, pem};
 use sigil_cluster::proto::EnrolRequest;
 use sigil_cluster::proto::enrolment_client::EnrolmentClient;
@@ -18,7 +18,7 @@ use crate::config::{Config, Origin};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Where a server is; may be repeated
-    #[arg(long = "server", value_name = "ADDRESS:PORT", required = true)]
+    #[arg(long = "server", value_name = "ADDRESS:PORT", required = true, value_parser = server_address)]
     servers: Vec<SocketAddr>,
     /// What `labelctl node enroll` printed; `-` reads it from stdin
     #[arg(long, value_name = "TOKEN", env = "SIGIL_TOKEN", hide_env_values = true)]

@@ -42,6 +42,21 @@ pub enum ConnectError {
     None,
 }
 
+/// Why a server is not reached by IPv6, which carries no labels.
+pub const NO_IPV6: &str = "name an address of IPv4, for nothing of IPv6 passes a guarded interface";
+
+/// Reads a server's address, as nodes reach it.
+///
+/// # Errors
+/// What is wrong with it: no `ADDRESS:PORT`, or of IPv6.
+pub fn server_address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse() {
+        Ok(SocketAddr::V6(_)) => Err(NO_IPV6.to_owned()),
+        Ok(address) => Ok(address),
+        Err(_) => Err("a server is named as ADDRESS:PORT".to_owned()),
+    }
+}
+
 /// A channel to one server, and that server's CA certificate where it showed one.
 #[derive(Debug)]
 pub struct Connected {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use sigil_cluster::channel::{NO_IPV6, server_address};
 use sigil_cluster::{Credential, Role, identity};
 use time::Duration;
 
@@ -25,7 +26,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Where administrators reach the servers, if not where this one listens; may be repeated
-    #[arg(long = "server", value_name = "ADDRESS:PORT")]
+    #[arg(long = "server", value_name = "ADDRESS:PORT", value_parser = server_address)]
     servers: Vec<SocketAddr>,
     /// The configuration file that `init` wrote
     #[arg(long, value_name = "FILE", default_value = FILE)]
@@ -58,6 +59,10 @@ pub(crate) fn reachable(servers: Vec<SocketAddr>, listen: SocketAddr) -> Result<
     ensure!(
         servers.iter().all(|server| !server.ip().is_unspecified()),
         "say with --server where the server is reached: {listen} is no address to connect to"
+    );
+    ensure!(
+        servers.iter().all(SocketAddr::is_ipv4),
+        "say with --server where the server is reached: {listen} will not do, {NO_IPV6}"
     );
     Ok(servers)
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, ensure};
 use ring::rand::SystemRandom;
 use ring::signature::Ed25519KeyPair;
+use sigil_cluster::channel::server_address;
 use sigil_cluster::identity;
 use sigil_common::icv::Suite;
 
@@ -33,7 +34,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7443")]
     listen: SocketAddr,
     /// Where nodes and administrators reach the servers, if not at `--listen`; may be repeated
-    #[arg(long = "server", value_name = "ADDRESS:PORT")]
+    #[arg(long = "server", value_name = "ADDRESS:PORT", value_parser = server_address)]
     servers: Vec<SocketAddr>,
     /// Where metrics and health are served
     #[arg(long, value_name = "ADDRESS:PORT")]
