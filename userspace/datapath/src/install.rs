@@ -1,7 +1,8 @@
 //! Applying a policy: the inactive bank is filled, then one word flips.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::time::Instant;
 
 use aya::Pod;
 use aya::maps::{Array, ArrayOfMaps, HashMap, InnerMap, LpmTrie, MapData, lpm_trie};
@@ -56,22 +57,22 @@ impl Datapath {
     /// [`Error::Limit`] if the maps cannot hold it, [`Error::Map`].
     pub fn apply(&mut self, rules: &NodeRules) -> Result<Applied, Error> {
         let nodes = self.place_nodes(rules)?;
-        let handles = self.place_handles(rules)?;
-        let handle = |label: Label| handles.get(&label).copied().unwrap_or(0);
+        let labels = self.place_handles(rules)?;
         let mut config = self.config()?;
         let bank = (config.active & 1) ^ 1;
         let number = self.generation()?.number.wrapping_add(1).max(1);
 
         let least = least_protections(rules);
         let first = first_verdicts(rules);
-        let peers = rules.peers.iter().map(|(label, peer)| {
+        let handles: Vec<_> = rules.peers.iter().map(|(label, _)| self.handles.of(*label)).collect();
+        let peers = rules.peers.iter().zip(&handles).map(|((label, peer), handle)| {
             let node = nodes.get(&label.snid).copied().unwrap_or(NO_NODE);
             let floor = least.get(&peer.class).copied().unwrap_or(PROTECTION_AUTHENTICATE);
             let floor = if peer.flags & PEER_KERNEL == 0 { floor } else { PROTECTION_AUTHENTICATE };
             let flags = peer.flags | u32::from(floor) << LEAST_SHIFT;
             let (scid, verdict) = first.get(&peer.class).copied().unwrap_or_default();
             let class = peer.class;
-            (*label, Peer { handle: handle(*label), class, flags, node, scid, verdict })
+            (*label, Peer { handle: *handle, class, flags, node, scid, verdict })
         });
         self.fill(name::PEERS, bank, peers)?;
         let verdicts = rules
@@ -92,12 +93,15 @@ impl Datapath {
         let sockets: BTreeMap<_, _> =
             rules.sockets.iter().map(|(scid, entry)| (*scid, *entry)).collect();
         let zones = rules.zones.iter().map(|zone| zone.scid).chain([rules.kernel_scid]);
-        let zones: std::collections::BTreeSet<_> = zones.collect();
-        let own = zones.iter().map(|scid| {
+        let zones: BTreeSet<_> = zones.collect();
+        let handles: BTreeMap<_, _> = zones
+            .iter()
+            .map(|scid| (*scid, self.handles.of(Label { snid: rules.snid, scid: *scid })))
+            .collect();
+        let own = handles.iter().map(|(scid, handle)| {
             let (allow, alarm) =
                 sockets.get(scid).map_or((0, 0), |entry| (entry.allow, entry.alarm));
-            let label = Label { snid: rules.snid, scid: *scid };
-            (*scid, SocketRule { allow, alarm, handle: handle(label), pad: 0 })
+            (*scid, SocketRule { allow, alarm, handle: *handle, pad: 0 })
         });
         self.fill(name::SOCKET_RULES, bank, own)?;
         let processes = rules.processes.iter().map(|(scid, entry)| {
@@ -138,6 +142,7 @@ impl Datapath {
         config.active = bank;
         self.set_config(config)?;
         // The rules are in force by now: nothing below may say that they are not.
+        self.handles.in_force(&labels, Instant::now());
         let addresses = rules.nodes.iter().map(|node| (node.snid, addresses_of(&node.addresses)));
         let addresses = addresses.collect();
         self.settlement = Some(Settlement { addresses, demands_code, is_done: false });
@@ -291,43 +296,31 @@ impl Datapath {
         Ok(false)
     }
 
-    /// Gives every label its handle. A handle stays with its label while the maps live.
-    fn place_handles(&mut self, rules: &NodeRules) -> Result<BTreeMap<Label, u32>, Error> {
+    /// Gives every label of the rules its handle: those labels.
+    fn place_handles(&mut self, rules: &NodeRules) -> Result<BTreeSet<Label>, Error> {
         let own = rules.zones.iter().map(|zone| zone.scid).chain([rules.kernel_scid]);
-        let wanted: std::collections::BTreeSet<_> = rules
-            .peers
-            .iter()
-            .map(|(label, _)| *label)
-            .chain(own.map(|scid| Label { snid: rules.snid, scid }))
-            .collect();
-        let mut next = self.handles.len();
+        let peers = rules.peers.iter().map(|(label, _)| *label);
+        let wanted: BTreeSet<_> =
+            peers.chain(own.map(|scid| Label { snid: rules.snid, scid })).collect();
         let limit = self.options.limits.handles;
-        for label in wanted {
-            if self.handles.contains_key(&label) {
-                continue;
-            }
-            next += 1;
-            let handle = u32::try_from(next).ok().filter(|handle| *handle < limit);
-            let handle = handle.ok_or(Error::Limit { what: "handles", needed: next, limit })?;
+        for (handle, label) in self.handles.place(&wanted, limit, Instant::now())? {
             let mut map: Array<&mut MapData, Label> = self.view_mut(name::HANDLES)?;
             map.set(handle, label, 0).map_err(Error::map(name::HANDLES))?;
-            self.handles.insert(label, handle);
+            self.handles.give(handle, label);
         }
-        Ok(self.handles.clone())
+        Ok(wanted)
     }
 
-    /// Reads back the handles that were given out; 0 is none.
+    /// Reads back the handles that were given out.
     pub(crate) fn read_handles(&mut self) -> Result<(), Error> {
-        let map: Array<&MapData, Label> = self.view(name::HANDLES)?;
-        let mut handles = BTreeMap::new();
         for handle in 1..self.options.limits.handles {
+            let map: Array<&MapData, Label> = self.view(name::HANDLES)?;
             let label = map.get(&handle, 0).map_err(Error::map(name::HANDLES))?;
             if label.snid == 0 {
                 break;
             }
-            handles.insert(label, handle);
+            self.handles.held(label);
         }
-        self.handles = handles;
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ mod counter;
 mod error;
 mod event;
 mod gro;
+mod handles;
 mod install;
 mod keys;
 mod line;

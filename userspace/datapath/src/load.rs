@@ -1,6 +1,6 @@
 //! Opening the datapath: load the programs, or adopt what is pinned.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,12 +12,12 @@ use sigil_common::abi::{
     key::{EPOCH_SLOTS, Node},
     name,
 };
-use sigil_common::label::Label;
 
 use crate::OBJECT;
 use crate::attach::TcHook;
 use crate::btf::Btf;
 use crate::error::Error;
+use crate::handles::Handles;
 use crate::install::Settlement;
 use crate::net::Netlink;
 use crate::options::Options;
@@ -37,8 +37,7 @@ pub struct Datapath {
     /// The programs beside LSM hooks that are.
     pub(crate) hooked: BTreeSet<&'static str>,
     pub(crate) state: State,
-    /// Labels and their handles, as `HANDLES` holds them.
-    pub(crate) handles: BTreeMap<Label, u32>,
+    pub(crate) handles: Handles,
     /// Of the rules that were applied last.
     pub(crate) settlement: Option<Settlement>,
     /// How TC programs are attached on this kernel.
@@ -169,7 +168,7 @@ impl Datapath {
             watching: BTreeSet::new(),
             hooked: BTreeSet::new(),
             state,
-            handles: BTreeMap::new(),
+            handles: Handles::default(),
             settlement: None,
             hook: TcHook::probe(),
         };
