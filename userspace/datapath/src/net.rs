@@ -41,12 +41,10 @@ pub(crate) struct Reserved {
     /// The device's `gso_max_segs` before.
     pub(crate) gso_max_segs: Option<u32>,
     /// Whether the device merged received packets before.
-    #[serde(default)]
     pub(crate) gro: Option<bool>,
     /// Route → its MTU metrics.
     pub(crate) routes: BTreeMap<String, RouteMtu>,
     /// The agent made the clsact qdisc.
-    #[serde(default)]
     pub(crate) clsact: bool,
 }
 

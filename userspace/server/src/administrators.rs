@@ -10,7 +10,7 @@ use tonic::{Request, Status as Refusal};
 
 use crate::ca::Issued;
 use crate::listen::peer;
-use crate::record::{Admin, Millis, Snapshot, now};
+use crate::record::{Admin, Snapshot, now};
 use crate::state::{Draft, State};
 
 /// The longest that a credential is good for, and what `init` gives.
@@ -63,8 +63,7 @@ impl Caller {
         match snapshot.admins.get(&self.name) {
             None => refuse("this administrator is not known here"),
             Some(held) if held.value.revoked => refuse("the administrator was revoked"),
-            // Of before names were kept there is one, and his key is not known.
-            Some(held) if !held.value.key.is_empty() && held.value.key != self.key => {
+            Some(held) if held.value.key != self.key => {
                 refuse("the credential was replaced by another")
             }
             Some(held) if held.value.over() => refuse("the credential has expired"),
@@ -96,7 +95,7 @@ impl Caller {
 
 impl Admin {
     fn over(&self) -> bool {
-        self.ends != 0 && self.ends <= now()
+        self.ends <= now()
     }
 
     /// Whether he may administer; else, why not.
@@ -191,17 +190,4 @@ pub(crate) async fn revoke(state: &State, by: &Caller, name: &str) -> Result<(),
         .await?;
     tracing::warn!(%by, name, "administrator revoked");
     Ok(())
-}
-
-/// A store of before names were kept has one administrator, whose key it does not know.
-pub(crate) async fn adopt(state: &State) -> Result<(), Refusal> {
-    state
-        .update(|snapshot, draft| {
-            if snapshot.admins.is_empty() {
-                let first = Admin { added: Millis::default(), ..Admin::default() };
-                draft.admin(snapshot, FIRST, &first);
-            }
-            Ok(())
-        })
-        .await
 }

@@ -1,6 +1,6 @@
 //! The alarms that are kept, and the journal that they are written to as lines of JSON.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -86,6 +86,7 @@ impl Book {
         numbers: &[u64],
         by: &str,
     ) -> (u64, Vec<(String, Vec<Alarm>)>) {
+        let numbers: HashSet<_> = numbers.iter().collect();
         let (mut count, mut changed) = (0, Vec::new());
         for (key, alarms) in &mut self.records {
             let before = count;

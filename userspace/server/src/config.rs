@@ -16,8 +16,11 @@ pub(crate) const HOME: &str = "/var/lib/sigil-server";
 /// The configuration file there.
 pub(crate) const FILE: &str = "/var/lib/sigil-server/server.toml";
 
+/// Ten years, in seconds: no time that is reckoned with is longer.
+const LONGEST: u64 = 10 * 365 * 24 * 3600;
+
 /// What the operator decides. Durations are in seconds.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
     /// Where nodes and administrators connect.
@@ -93,23 +96,47 @@ impl Config {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}: name it with --config", path.display()))?;
-        let mut config: Self =
+        let config: Self =
             toml::from_str(&text).with_context(|| format!("{} is no good", path.display()))?;
         let whole = std::path::absolute(path)?;
-        let base = whole.parent().unwrap_or(Path::new("/"));
-        config.store_key = base.join(&config.store_key);
-        config.alarms = config.alarms.map(|alarms| base.join(alarms));
-        config.store = config.store.map(|store| base.join(store));
-        let files = [Some(&config.store_key), config.store.as_ref(), config.alarms.as_ref()];
+        config.check().with_context(|| format!("{} is no good", path.display()))?;
+        config.within(whole.parent().unwrap_or(Path::new("/")))
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(
+            self.store.is_some() == self.etcd.is_empty(),
+            "set either `store`, for one server, or `etcd`, for several"
+        );
+        let Rotation { every, packets, overlap, patience } = self.rotation;
+        let Certificates { node, server } = self.certificates;
+        let seconds = [
+            ("rotation.every", every, 1),
+            ("rotation.overlap", overlap, 0),
+            ("rotation.patience", patience, 0),
+            ("certificates.node", node, 1),
+            ("certificates.server", server, 1),
+        ];
+        for (name, value, least) in seconds {
+            ensure!(
+                (least..=LONGEST).contains(&value),
+                "`{name}` is {value} s: name {least} to {LONGEST}"
+            );
+        }
+        ensure!(packets > 0, "`rotation.packets` is 0: every key would be old at once");
+        Ok(())
+    }
+
+    /// With paths from a directory on. None may lead to where others can write.
+    pub(crate) fn within(mut self, base: &Path) -> Result<Self> {
+        self.store_key = base.join(&self.store_key);
+        self.alarms = self.alarms.map(|alarms| base.join(alarms));
+        self.store = self.store.map(|store| base.join(store));
+        let files = [Some(&self.store_key), self.store.as_ref(), self.alarms.as_ref()];
         for directory in files.into_iter().flatten().filter_map(|file| file.parent()) {
             private(directory)?;
         }
-        ensure!(
-            config.store.is_some() == config.etcd.is_empty(),
-            "{}: set either `store`, for one server, or `etcd`, for several",
-            path.display()
-        );
-        Ok(config)
+        Ok(self)
     }
 
     /// Opens the store.
@@ -138,6 +165,34 @@ impl Config {
             packets: self.rotation.packets,
             overlap: Duration::from_secs(self.rotation.overlap),
             patience: Duration::from_secs(self.rotation.patience),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_rotate_for_ever_or_never_end_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("server.toml");
+        let read = |settings: &str| {
+            let least = "listen = \"127.0.0.1:1\"\nstore_key = \"key\"\nstore = \"db\"\n";
+            std::fs::write(&file, format!("{least}{settings}")).unwrap();
+            Config::read(&file).map(drop).map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(read("[rotation]\noverlap = 0\n"), Ok(()));
+        for (settings, named) in [
+            ("[rotation]\nevery = 0\n", "rotation.every"),
+            ("[rotation]\npackets = 0\n", "rotation.packets"),
+            ("[rotation]\npatience = 9223372036854775807\n", "rotation.patience"),
+            ("[certificates]\nnode = 9223372036854775807\n", "certificates.node"),
+            ("[certificates]\nserver = 0\n", "certificates.server"),
+            ("etcd = [\"http://127.0.0.1:1\"]\n", "either `store`"),
+        ] {
+            let said = read(settings).unwrap_err();
+            assert!(said.contains(named), "{said}");
         }
     }
 }

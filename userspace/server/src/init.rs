@@ -95,12 +95,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         certificates: Certificates::default(),
         rotation: Rotation::default(),
     };
-    let vault = Vault::create(&out.join("store.key"))?;
-    let text = toml::to_string(&config)?;
-    std::fs::write(&file, text).with_context(|| file.display().to_string())?;
-    let store = Config::read(&file)?.store()?;
     let (credential, admin) = make(&cluster, FIRST, servers)?;
+    let text = toml::to_string(&config)?;
+    // What is the most likely to fail comes before anything is written that is in the next try's way.
+    let store = config.within(&std::path::absolute(out)?)?.store()?;
+    ensure!(store.scan("cluster").await?.is_empty(), "the store holds a cluster already");
+    let vault = Vault::create(&out.join("store.key"))?;
     State::create(&*store, &vault, &cluster, (FIRST, &admin)).await?;
+    std::fs::write(&file, text).with_context(|| file.display().to_string())?;
     let file_of_admin = out.join("admin.toml");
     credential.store(&file_of_admin)?;
     writeln!(

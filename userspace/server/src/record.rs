@@ -61,10 +61,9 @@ pub(crate) struct Node {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Admin {
     pub(crate) revoked: bool,
-    /// See [`Node::key`]. Empty for the one of a store that had no such records: whichever the CA
-    /// certified under the name.
+    /// See [`Node::key`].
     pub(crate) key: String,
-    /// When the certificate ends; 0 where that is not known.
+    /// When the certificate ends.
     pub(crate) ends: Millis,
     pub(crate) added: Millis,
     /// Who added it; empty where that was done on the server's host.
@@ -77,7 +76,6 @@ pub(crate) struct Token {
     pub(crate) snid: u32,
     pub(crate) expires: Millis,
     /// The administrator who drew it.
-    #[serde(default)]
     pub(crate) by: String,
     /// Shown already; kept until it expires, so that a second use is told from a wrong guess.
     pub(crate) used: bool,
@@ -128,7 +126,6 @@ pub(crate) struct Policies {
     /// On trial on some nodes.
     pub(crate) canary: Option<Canary>,
     /// Documents in the store, by their hashes, the oldest first.
-    #[serde(default)]
     pub(crate) documents: Vec<String>,
 }
 

@@ -19,7 +19,6 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, broadcast, watch};
 use tonic::Status as Refusal;
 
-use crate::administrators::adopt;
 use crate::alarms::Journal;
 use crate::ca::Ca;
 use crate::documents::InUse;
@@ -129,7 +128,6 @@ impl State {
             holders: Holders::default(),
         });
         state.reload().await?;
-        adopt(&state).await.map_err(|refusal| anyhow!("{}", refusal.message()))?;
         Ok(state)
     }
 
