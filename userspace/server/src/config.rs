@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::confine::private;
 use crate::keyset::Schedule;
-use crate::store::{Embedded, Etcd, Store};
+use crate::store::{Credentials, Embedded, Etcd, Store};
+use crate::vault::secret;
 
 /// Where everything of the server's is, but for administrators' credentials.
 pub(crate) const HOME: &str = "/var/lib/sigil-server";
@@ -39,6 +40,14 @@ pub(crate) struct Config {
     /// etcd's endpoints, where it is the store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) etcd: Vec<String>,
+    /// The CA that certifies etcd's members, for `https://`. PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) etcd_ca: Option<PathBuf>,
+    /// The certificate that etcd knows this server by, and its key. PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) etcd_cert: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) etcd_key: Option<PathBuf>,
     /// The cluster's name, where etcd is the store.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) cluster: String,
@@ -103,11 +112,13 @@ impl Config {
         config.within(whole.parent().unwrap_or(Path::new("/")))
     }
 
-    fn check(&self) -> Result<()> {
+    /// Refuses what cannot be meant.
+    pub(crate) fn check(&self) -> Result<()> {
         ensure!(
             self.store.is_some() == self.etcd.is_empty(),
             "set either `store`, for one server, or `etcd`, for several"
         );
+        self.check_etcd()?;
         let Rotation { every, packets, overlap, patience } = self.rotation;
         let Certificates { node, server } = self.certificates;
         let seconds = [
@@ -127,11 +138,37 @@ impl Config {
         Ok(())
     }
 
+    /// Who reads or writes the way to etcd could keep records of before, such as that of a node which was
+    /// revoked since, for they are sealed one by one.
+    fn check_etcd(&self) -> Result<()> {
+        for url in &self.etcd {
+            let rest = url.strip_prefix("http://");
+            let place = rest.map(|rest| rest.trim_end_matches('/'));
+            let here = place.and_then(|place| place.parse::<SocketAddr>().ok());
+            ensure!(
+                url.starts_with("https://") || here.is_some_and(|here| here.ip().is_loopback()),
+                "`{url}` leads to another host in the clear: name https://HOST:PORT, and `etcd_ca`"
+            );
+            ensure!(
+                rest.is_some() || self.etcd_ca.is_some(),
+                "`{url}` needs `etcd_ca`, the CA that certifies etcd's members"
+            );
+        }
+        ensure!(
+            self.etcd_cert.is_some() == self.etcd_key.is_some(),
+            "`etcd_cert` and `etcd_key` go together"
+        );
+        Ok(())
+    }
+
     /// With paths from a directory on. None may lead to where others can write.
     pub(crate) fn within(mut self, base: &Path) -> Result<Self> {
         self.store_key = base.join(&self.store_key);
         self.alarms = self.alarms.map(|alarms| base.join(alarms));
         self.store = self.store.map(|store| base.join(store));
+        for file in [&mut self.etcd_ca, &mut self.etcd_cert, &mut self.etcd_key] {
+            *file = file.as_ref().map(|file| base.join(file));
+        }
         let files = [Some(&self.store_key), self.store.as_ref(), self.alarms.as_ref()];
         for directory in files.into_iter().flatten().filter_map(|file| file.parent()) {
             private(directory)?;
@@ -141,12 +178,22 @@ impl Config {
 
     /// Opens the store.
     pub(crate) fn store(&self) -> Result<Box<dyn Store>> {
-        Ok(match &self.store {
-            Some(path) => Box::new(
-                Embedded::open(path).with_context(|| format!("cannot use {}", path.display()))?,
-            ),
-            None => Box::new(Etcd::connect(&self.etcd, &self.cluster)?),
-        })
+        if let Some(path) = &self.store {
+            let store = Embedded::open(path);
+            return Ok(Box::new(store.with_context(|| format!("cannot use {}", path.display()))?));
+        }
+        let credentials = self.credentials()?;
+        Ok(Box::new(Etcd::connect(&self.etcd, &self.cluster, credentials.as_ref())?))
+    }
+
+    fn credentials(&self) -> Result<Option<Credentials>> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let Some(ca) = &self.etcd_ca else { return Ok(None) };
+        let own = self.etcd_cert.as_ref().zip(self.etcd_key.as_ref());
+        let own = own.map(|(certificate, key)| Ok::<_, Error>((read(certificate)?, secret(key)?)));
+        Ok(Some(Credentials { ca: read(ca)?, own: own.transpose()? }))
     }
 
     pub(crate) fn lifetimes(&self) -> Lifetimes {
@@ -190,9 +237,29 @@ mod tests {
             ("[certificates]\nnode = 9223372036854775807\n", "certificates.node"),
             ("[certificates]\nserver = 0\n", "certificates.server"),
             ("etcd = [\"http://127.0.0.1:1\"]\n", "either `store`"),
+            ("etcd_key = \"key\"\n", "`etcd_cert`"),
         ] {
             let said = read(settings).unwrap_err();
             assert!(said.contains(named), "{said}");
+        }
+    }
+
+    #[test]
+    fn nothing_goes_to_another_host_in_the_clear() {
+        let said = |url: &str, ca: Option<&str>| {
+            let text = "listen = \"127.0.0.1:1\"\nstore_key = \"key\"\n";
+            let mut config: Config = toml::from_str(text).unwrap();
+            config.etcd = vec![url.to_owned()];
+            config.etcd_ca = ca.map(PathBuf::from);
+            config.check().map_err(|error| error.to_string())
+        };
+        for good in ["http://127.0.0.1:2379", "http://[::1]:2379/"] {
+            assert_eq!(said(good, None), Ok(()), "{good}");
+        }
+        assert_eq!(said("https://etcd.example:2379", Some("ca.pem")), Ok(()));
+        assert!(said("https://etcd.example:2379", None).unwrap_err().contains("etcd_ca"));
+        for bad in ["http://10.0.0.1:2379", "http://127.0.0.1.example:2379", "http://a@127.0.0.1:1@b"] {
+            assert!(said(bad, Some("ca.pem")).unwrap_err().contains("in the clear"), "{bad}");
         }
     }
 }

@@ -42,6 +42,15 @@ pub(crate) struct Args {
     /// Keep the records in etcd, for several servers; may be repeated
     #[arg(long, value_name = "URL")]
     etcd: Vec<String>,
+    /// The CA that certifies etcd's members, for https://
+    #[arg(long, value_name = "FILE", requires = "etcd")]
+    etcd_ca: Option<PathBuf>,
+    /// The certificate that etcd knows the server by
+    #[arg(long, value_name = "FILE", requires = "etcd_key")]
+    etcd_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
+    etcd_key: Option<PathBuf>,
     /// The MAC of the packets
     #[arg(long, value_name = "SUITE", default_value = "siphash-2-4-96", value_parser = suite)]
     suite: Suite,
@@ -92,10 +101,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         store: embedded.then(|| "sigil.redb".into()),
         cluster: if embedded { String::new() } else { args.cluster },
         etcd: args.etcd,
+        etcd_ca: args.etcd_ca.map(std::path::absolute).transpose()?,
+        etcd_cert: args.etcd_cert.map(std::path::absolute).transpose()?,
+        etcd_key: args.etcd_key.map(std::path::absolute).transpose()?,
         certificates: Certificates::default(),
         rotation: Rotation::default(),
     };
     let (credential, admin) = make(&cluster, FIRST, servers)?;
+    config.check()?;
     let text = toml::to_string(&config)?;
     // What is the most likely to fail comes before anything is written that is in the next try's way.
     let store = config.within(&std::path::absolute(out)?)?.store()?;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub(crate) use embedded::Embedded;
-pub(crate) use etcd::Etcd;
+pub(crate) use etcd::{Credentials, Etcd};
 
 /// A record, or that it is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]

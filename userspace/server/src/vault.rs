@@ -38,16 +38,8 @@ impl Vault {
 
     /// Reads the key's file.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        const OTHERS: u32 = 0o077;
-        let read = || format!("cannot read the store's key {}", path.display());
-        let mode = fs::metadata(path).with_context(read)?.permissions().mode();
-        ensure!(
-            mode & OTHERS == 0,
-            "others may have read the store's key: chmod 600 {}",
-            path.display()
-        );
-        let key = Zeroizing::new(fs::read(path).with_context(read)?);
-        Self::new(&key).with_context(read)
+        let key = secret(path)?;
+        Self::new(&key).with_context(|| path.display().to_string())
     }
 
     fn new(key: &[u8]) -> Result<Self> {
@@ -100,6 +92,15 @@ impl Vault {
         text.truncate(length);
         Ok(text)
     }
+}
+
+/// Reads a key's file, which nobody but its owner may.
+pub(crate) fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    const OTHERS: u32 = 0o077;
+    let read = || format!("cannot read the key {}", path.display());
+    let mode = fs::metadata(path).with_context(read)?.permissions().mode();
+    ensure!(mode & OTHERS == 0, "others may have read the key: chmod 600 {}", path.display());
+    Ok(Zeroizing::new(fs::read(path).with_context(read)?))
 }
 
 /// Random bytes of the system's.

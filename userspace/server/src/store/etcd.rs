@@ -5,7 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use zeroize::Zeroizing;
 
 use super::{Store, StoreError, Stored, Transaction};
 use api::compare::TargetUnion;
@@ -41,12 +42,33 @@ pub(crate) struct Etcd {
     prefix: String,
 }
 
+/// How an etcd that is reached by TLS is told from others, and what it tells this server by. PEM.
+pub(crate) struct Credentials {
+    pub(crate) ca: Vec<u8>,
+    /// A certificate and its key.
+    pub(crate) own: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
+}
+
 impl Etcd {
     /// Uses any of the endpoints that answers, from the first request on.
-    pub(crate) fn connect(endpoints: &[String], cluster: &str) -> Result<Self, StoreError> {
+    pub(crate) fn connect(
+        endpoints: &[String],
+        cluster: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<Self, StoreError> {
+        let tls = credentials.map(|Credentials { ca, own }| {
+            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+            match own {
+                Some((certificate, key)) => tls.identity(Identity::from_pem(certificate, &**key)),
+                None => tls,
+            }
+        });
         let endpoint = |url: &String| {
-            let endpoint = Endpoint::from_shared(url.clone())
-                .map_err(|error| StoreError::Endpoint { url: url.clone(), source: error })?;
+            let wrong = |error| StoreError::Endpoint { url: url.clone(), source: error };
+            let mut endpoint = Endpoint::from_shared(url.clone()).map_err(wrong)?;
+            if let Some(tls) = &tls {
+                endpoint = endpoint.tls_config(tls.clone()).map_err(wrong)?;
+            }
             Ok(endpoint
                 .connect_timeout(PATIENCE)
                 .http2_keep_alive_interval(Duration::from_secs(1))

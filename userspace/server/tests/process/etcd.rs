@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use sigil_cluster::Credential;
 use sigil_cluster::proto::StatusReply;
 
@@ -181,4 +183,72 @@ async fn a_record_that_cannot_be_read_ends_the_server() -> Result<()> {
     let ended = server.ended()?;
     assert!(!ended.success() && server.log()?.contains("node/7"), "{ended}: {}", server.log()?);
     Ok(())
+}
+
+/// Makes a CA's certificate of a key for some names, in PEM, and the key's.
+fn certified(by: &Issuer<'_, KeyPair>, names: &[&str]) -> Result<(String, String)> {
+    let key = KeyPair::generate()?;
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let certificate = CertificateParams::new(names)?.signed_by(&key, by)?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+/// The way to etcd: both ends certified; and what failed on it can be tried again.
+#[tokio::test]
+#[cfg_attr(not(has_etcd), ignore = "no etcd: apt-get install etcd-server")]
+async fn etcd_and_server_know_each_other_by_their_certificates() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate()?;
+    fs::write(path("ca.pem"), params.self_signed(&key)?.pem())?;
+    let ca = Issuer::new(params, key);
+    for (name, names) in [("etcd", &["127.0.0.1"][..]), ("server", &["sigil"][..])] {
+        let (certificate, key) = certified(&ca, names)?;
+        fs::write(path(&format!("{name}.pem")), certificate)?;
+        fs::write(path(&format!("{name}.key")), key)?;
+        fs::set_permissions(path(&format!("{name}.key")), fs::Permissions::from_mode(0o600))?;
+    }
+    let (client, peer) = (free()?, free()?);
+    let url = format!("https://{client}");
+    let mut member = Command::new("etcd")
+        .args(["--data-dir", &path("data"), "--listen-client-urls", &url])
+        .args(["--advertise-client-urls", &url])
+        .args(["--listen-peer-urls", &format!("http://{peer}")])
+        .args(["--cert-file", &path("etcd.pem"), "--key-file", &path("etcd.key")])
+        .args(["--client-cert-auth", "--trusted-ca-file", &path("ca.pem")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let done = async {
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(client).is_err() {
+            ensure!(Instant::now() < deadline, "etcd does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let out = files.path().join("out");
+        let (ca, certificate, key) = (path("ca.pem"), path("server.pem"), path("server.key"));
+        let init = |credential: &[&str]| {
+            Command::new(env!("CARGO_BIN_EXE_sigil-server"))
+                .args(["init", "--cluster", "lab", "--listen", "127.0.0.1:1", "--etcd", &url])
+                .args(["--etcd-ca", &ca])
+                .args(credential)
+                .arg("--out")
+                .arg(&out)
+                .output()
+        };
+        let made = init(&[])?;
+        ensure!(!made.status.success(), "etcd takes whoever comes");
+        ensure!(!out.join("store.key").exists(), "the next try finds a key");
+        let made = init(&["--etcd-cert", &certificate, "--etcd-key", &key])?;
+        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let made = init(&["--etcd-cert", &certificate, "--etcd-key", &key])?;
+        ensure!(!made.status.success(), "a cluster was made twice");
+        Ok(())
+    };
+    let done = done.await;
+    member.kill()?;
+    member.wait()?;
+    done
 }
