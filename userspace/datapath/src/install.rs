@@ -64,7 +64,8 @@ impl Datapath {
 
         let least = least_protections(rules);
         let first = first_verdicts(rules);
-        let handles: Vec<_> = rules.peers.iter().map(|(label, _)| self.handles.of(*label)).collect();
+        let handles: Vec<_> =
+            rules.peers.iter().map(|(label, _)| self.handles.of(*label)).collect();
         let peers = rules.peers.iter().zip(&handles).map(|((label, peer), handle)| {
             let node = nodes.get(&label.snid).copied().unwrap_or(NO_NODE);
             let floor = least.get(&peer.class).copied().unwrap_or(PROTECTION_AUTHENTICATE);

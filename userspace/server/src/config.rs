@@ -258,7 +258,9 @@ mod tests {
         }
         assert_eq!(said("https://etcd.example:2379", Some("ca.pem")), Ok(()));
         assert!(said("https://etcd.example:2379", None).unwrap_err().contains("etcd_ca"));
-        for bad in ["http://10.0.0.1:2379", "http://127.0.0.1.example:2379", "http://a@127.0.0.1:1@b"] {
+        for bad in
+            ["http://10.0.0.1:2379", "http://127.0.0.1.example:2379", "http://a@127.0.0.1:1@b"]
+        {
             assert!(said(bad, Some("ca.pem")).unwrap_err().contains("in the clear"), "{bad}");
         }
     }

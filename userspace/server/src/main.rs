@@ -18,6 +18,7 @@ mod init;
 mod keyset;
 mod listen;
 mod nodes;
+mod pace;
 mod record;
 mod recover;
 mod release;

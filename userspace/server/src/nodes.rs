@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sigil_cluster::proto::nodes_server::Nodes;
 use sigil_cluster::proto::{
@@ -19,6 +19,7 @@ use crate::config::Lifetimes;
 use crate::holders::{self, Outcome};
 use crate::keyset::{self, fresh};
 use crate::listen::peer;
+use crate::pace::Pace;
 use crate::record::{Node, Snapshot, Status, now};
 use crate::release;
 use crate::reports::{self, clean};
@@ -40,6 +41,9 @@ pub(crate) struct Desk {
     pub(crate) state: Arc<State>,
     pub(crate) lifetimes: Lifetimes,
     pub(crate) sessions: Arc<Sessions>,
+    /// Nodes whose counters are new, for which all nodes get new keys.
+    pub(crate) instances: Pace,
+    pub(crate) renewals: Pace,
 }
 
 /// The node that sent a request, if it is a member and the certificate is its own.
@@ -78,8 +82,8 @@ impl Nodes for Desk {
         &self,
         request: Request<Streaming<NodeMessage>>,
     ) -> Result<Response<Self::AttachStream>, Refusal> {
-        let (snid, _) = member(&self.state, &request)?;
-        let key = peer(&request)?.key.clone();
+        let (snid, node) = member(&self.state, &request)?;
+        let (key, address) = (peer(&request)?.key.clone(), peer(&request)?.address);
         let mut from = request.into_inner();
         let first = timeout(SILENCE, from.message()).await;
         let Ok(Ok(Some(NodeMessage { body: Some(node_message::Body::Hello(hello)) }))) = first
@@ -90,6 +94,12 @@ impl Nodes for Desk {
             return Err(Refusal::invalid_argument("the hello is malformed"));
         }
         let instance = hex::encode(&hello.instance);
+        let fresh = !node.instance.is_empty() && node.instance != instance;
+        if fresh && !self.instances.may(snid, Instant::now()) {
+            let why = "the node's counters are new too often: wait a minute";
+            self.state.alarm(snid, "node-refused", format!("{address}: {why}"));
+            return Err(Refusal::resource_exhausted(why));
+        }
         let (to, stream) = mpsc::channel(4);
         let (number, ended) = self.enter(snid, &instance, &to).await?;
         admit(&self.state, snid, &instance, &key).await.inspect_err(|_| {
@@ -113,6 +123,9 @@ impl Nodes for Desk {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Refusal> {
         let (snid, _) = member(&self.state, &request)?;
         let key = peer(&request)?.key.clone();
+        if !self.renewals.may(snid, Instant::now()) {
+            return Err(Refusal::resource_exhausted("the certificate is renewed too often: wait"));
+        }
         let certified = self
             .state
             .ca

@@ -22,6 +22,7 @@ use crate::alarms::Journal;
 use crate::ca::private_key;
 use crate::config::{Config, Lifetimes};
 use crate::keyset::{Followers, Schedule, step};
+use crate::pace::Pace;
 use crate::record::now;
 use crate::sessions::Sessions;
 use crate::state::State;
@@ -30,6 +31,8 @@ use crate::{admin, enrolment, holders, listen, nodes, release, web};
 
 /// What those without a certificate may send: a token and a request.
 const MAX_JOIN: usize = 16 << 10;
+/// Nodes may have the cluster work for them so often, once they did a few times.
+const MINUTE: Duration = Duration::from_mins(1);
 /// What a node may send: how far it is, and its alarms.
 const MAX_NODE: usize = 256 << 10;
 
@@ -66,7 +69,14 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
         tokio::spawn(sigil_cluster::web::serve(listener, Arc::new(site)));
     }
 
-    let node_desk = nodes::Desk { state: Arc::clone(&state), lifetimes, sessions };
+    let node_desk = nodes::Desk {
+        state: Arc::clone(&state),
+        lifetimes,
+        sessions,
+        instances: Pace::new(MINUTE),
+        // Whose certificates are short-lived renews them the more often.
+        renewals: Pace::new(MINUTE.min(lifetimes.node.unsigned_abs() / 4)),
+    };
     let enrolment_desk = enrolment::Desk { state: Arc::clone(&state), lifetimes };
     let admin_desk = admin::Desk { state: Arc::clone(&state) };
     let services = Server::builder()
