@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow};
 use ring::signature::Ed25519KeyPair;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tonic::Status as Refusal;
 
 use crate::alarms::Journal;
@@ -28,7 +28,6 @@ use crate::store::{Store, StoreError, Stored, Transaction};
 use crate::valve::Valve;
 use crate::vault::{Vault, random};
 use live::Live;
-use records::merge;
 
 pub(crate) use draft::Draft;
 
@@ -191,6 +190,21 @@ impl State {
         Ok(true)
     }
 
+    async fn follow_changes(&self, changes: &mut mpsc::Receiver<Stored>) -> Result<()> {
+        while let Some(stored) = changes.recv().await {
+            if QUIET.iter().any(|prefix| stored.key.starts_with(prefix)) {
+                self.take(&mut Snapshot::default(), &stored)?;
+                continue;
+            }
+            // What this server commits meanwhile must not be lost, nor this.
+            let _alone = self.commits.lock().await;
+            let mut snapshot = (*self.snapshot()).clone();
+            self.take(&mut snapshot, &stored)?;
+            self.snapshot.send_replace(Arc::new(snapshot));
+        }
+        Ok(())
+    }
+
     /// Follows what other servers commit, for as long as the server lives. Ends on a record that it
     /// cannot read: whoever went on without it would not hear of a revocation.
     pub(crate) async fn follow_others(self: Arc<Self>) -> Result<()> {
@@ -199,25 +213,18 @@ impl State {
             match self.store.watch().await {
                 Ok(None) => std::future::pending().await,
                 Ok(Some(mut changes)) => {
-                    {
-                        // What came before the watch began.
+                    // What came before the watch began.
+                    let read = {
                         let _alone = self.commits.lock().await;
-                        match self.reload().await {
-                            Err(error) if error.is::<StoreError>() => {
-                                tracing::warn!("the store cannot be read: {error:#}");
-                                tokio::time::sleep(BREATHER).await;
-                                continue;
-                            }
-                            done => done?,
+                        self.reload().await
+                    };
+                    match read {
+                        Err(error) if error.is::<StoreError>() => {
+                            tracing::warn!("the store cannot be read: {error:#}");
                         }
-                    }
-                    while let Some(stored) = changes.recv().await {
-                        if QUIET.iter().any(|prefix| stored.key.starts_with(prefix)) {
-                            self.take(&mut Snapshot::default(), &stored)?;
-                        } else {
-                            let mut snapshot = (*self.snapshot()).clone();
-                            self.take(&mut snapshot, &stored)?;
-                            self.snapshot.send_modify(|held| merge(held, snapshot));
+                        read => {
+                            read?;
+                            self.follow_changes(&mut changes).await?;
                         }
                     }
                 }

@@ -141,18 +141,3 @@ fn renew<T>(held: &mut Held<T>, version: u64, value: T) {
         *held = Held { version, value };
     }
 }
-
-/// Keeps what is newer, record by record: a commit of this server may have come in between.
-pub(super) fn merge(held: &mut Arc<Snapshot>, news: Snapshot) {
-    let mut merged = (**held).clone();
-    renew(&mut merged.keys, news.keys.version, news.keys.value);
-    renew(&mut merged.policies, news.policies.version, news.policies.value);
-    for (snid, node) in news.nodes {
-        renew(merged.nodes.entry(snid).or_default(), node.version, node.value);
-    }
-    for (name, admin) in news.admins {
-        renew(merged.admins.entry(name).or_default(), admin.version, admin.value);
-    }
-    merged.tokens = news.tokens;
-    *held = Arc::new(merged);
-}
