@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -207,13 +207,21 @@ impl Config {
     }
 }
 
-/// Reads a file that decides what is enforced: nobody but its owner and group may write to it.
+/// Reads a file that decides what is enforced: nobody but root, the agent's user and the file's group
+/// may write to it.
 pub(crate) fn read_trusted(path: &Path) -> Result<Vec<u8>> {
     const OTHERS_WRITE: u32 = 0o002;
     let file = fs::File::open(path).with_context(|| path.display().to_string())?;
-    let mode = file.metadata().with_context(|| path.display().to_string())?.permissions().mode();
+    let of = file.metadata().with_context(|| path.display().to_string())?;
+    let own = rustix::process::geteuid().as_raw();
     ensure!(
-        mode & OTHERS_WRITE == 0,
+        of.uid() == 0 || of.uid() == own,
+        "{0} belongs to user {1}, so it is not trusted: chown root {0}",
+        path.display(),
+        of.uid()
+    );
+    ensure!(
+        of.mode() & OTHERS_WRITE == 0,
         "anybody may write to {0}, so it is not trusted: chmod o-w {0}",
         path.display()
     );
@@ -342,6 +350,7 @@ impl<'de> Deserialize<'de> for Doi {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     const LEAST: &str = "snid = 1\npolicy = \"policy.xml\"\ninterfaces = [\"eth0\"]\n";
 
@@ -420,6 +429,10 @@ mod tests {
         assert!(said.contains("chmod o-w"), "{said}");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(Config::read(&file).is_ok());
+        if std::os::unix::fs::chown(&file, Some(1000), None).is_ok() {
+            let said = format!("{:#}", Config::read(&file).unwrap_err());
+            assert!(said.contains("chown root"), "{said}");
+        }
     }
 
     #[test]
