@@ -7,13 +7,19 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use etherparse::IpNumber;
 use serde_json::Value;
+use sigil_binary::{How, PrivateKey, find, label};
 use sigil_harness::cluster::Setting;
 use sigil_harness::packet::{self, Headers};
-use sigil_harness::{Attacker, Cluster, Node, PATIENCE, Server, until};
+use sigil_harness::{Attacker, Cluster, Node, PATIENCE, Programs, Server, until};
 
 const POLICY: &str = include_str!("../harness/dsp/two-nodes.xml");
+/// One node, programs and who signs them.
+const PROCESSES: &str = include_str!("processes/policy.xml");
+/// The key that it names: of RFC 8032, for the test's own.
+const NOBODYS: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
 const WEB: u32 = 10;
 const APP: u32 = 20;
+const SECURE: u32 = 20;
 const OTHER: u32 = 30;
 const STILL: u32 = 40;
 
@@ -224,6 +230,40 @@ fn tampering_is_undone_and_told() -> Result<()> {
     assert_eq!(stranger.attempt(None, "send 10.77.0.1:8000 64")?, "silence");
     one.stats()?.balanced()?;
     assert!(listed(&server, &host, &["--kind", "tampered", "--node", "2"])?.is_empty());
+    Ok(())
+}
+
+/// Who ends by a signature that is taken back is told of where the policy came from.
+#[test]
+fn the_end_of_a_revoked_program_is_told() -> Result<()> {
+    let keys = tempfile::tempdir()?;
+    let key = PrivateKey::generate(keys.path().join("key"))?;
+    let hex = |bytes: [u8; 32]| bytes.map(|byte| format!("{byte:02x}")).concat();
+    let policy = PROCESSES.replace(NOBODYS, &hex(*key.public()));
+    let (mut cluster, host, server) = cluster(&policy)?;
+    let programs = Programs::mount(cluster.node("one")?)?;
+    let shell = programs.copy(&fs::canonicalize("/bin/sh")?, "shell")?;
+    label(&shell, SECURE, 1, Some(&key), How::default())?;
+    let member = cluster.member("one")?;
+    member.config.guard_exec = vec![programs.path().into()];
+    member.take_agent()?.stop()?;
+    member.start()?;
+    server.settled(&host)?;
+    let argv = [shell.to_str().context("a path")?, "-c", "echo ready; sleep 60"];
+    let mut runs = cluster.node("one")?.spawn(&argv)?;
+    runs.wait_line(PATIENCE, |line| line == "ready")?;
+
+    let signature = hex(find(&fs::File::open(&shell)?)?.record.signature_id().0);
+    let revoked = format!("<revoked><signature> {signature} </signature></revoked></DSP>");
+    let next = policy.replace("serial=\"1\"", "serial=\"2\"").replace("</DSP>", &revoked);
+    let file = host.directory().join("next.xml");
+    fs::write(&file, next)?;
+    server.administer(&host, &["policy", "push", file.to_str().context("a path")?])?;
+    let alarm = until("alarm of the revocation", 2 * PATIENCE, || {
+        Ok(listed(&server, &host, &["--kind", "revoked"])?.into_iter().next())
+    })?;
+    assert_eq!((&alarm["snid"], &alarm["source"]["scid"]), (&1.into(), &SECURE.into()), "{alarm}");
+    assert!(!runs.is_running()?, "{alarm}");
     Ok(())
 }
 

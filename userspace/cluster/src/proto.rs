@@ -14,13 +14,14 @@ use zeroize::Zeroize;
 tonic::include_proto!("sigil.v1");
 
 /// Kinds of [`Alarm`]: what nodes report, then what the server finds.
-pub const ALARM_KINDS: [&str; 20] = [
+pub const ALARM_KINDS: [&str; 21] = [
     "drop",
     "rule",
     "guarded-again",
     "keys-refused",
     "node-problem",
     "tampered",
+    "revoked",
     "other",
     "admin-refused",
     "alarms-broken",
