@@ -213,6 +213,10 @@ fn who_lost_its_zone_is_refused_on_loopback() -> Result<()> {
     let one = cluster.node("one")?;
     let _echo = one.serve(None, &["udp-echo", "9000"])?;
     let sender = one.traffic(OLD, &["udp-exchange", "127.0.0.1:9000", "2s", "64"])?;
+    let comm = format!("/proc/{}/comm", sender.pid());
+    until("sender in its zone", PATIENCE, || {
+        Ok(fs::read_to_string(&comm)?.starts_with("sigil-traffic").then_some(()))
+    })?;
     let without = POLICY
         .replace("<zone><ScID> 50 </ScID><name> old </name></zone>", "")
         .replace("serial=\"1\"", "serial=\"2\"");
