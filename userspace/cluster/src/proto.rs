@@ -13,7 +13,10 @@ use zeroize::Zeroize;
 
 tonic::include_proto!("sigil.v1");
 
-/// Kinds of [`Alarm`]: what nodes report, then what the server finds.
+/// How many of [`ALARM_KINDS`] nodes report; the rest is what the server finds.
+pub const NODE_ALARM_KINDS: usize = 8;
+
+/// Kinds of [`Alarm`].
 pub const ALARM_KINDS: [&str; 21] = [
     "drop",
     "rule",

@@ -2,7 +2,7 @@
 //! about itself.
 
 use sigil_cluster::chain::{CHAIN_LEN, Head, Place, REPORT_MAX};
-use sigil_cluster::proto::{NodeAlarm, Party, Report};
+use sigil_cluster::proto::{ALARM_KINDS, NODE_ALARM_KINDS, NodeAlarm, Party, Report};
 use sigil_common::verdict::{DropReason, Hook};
 use tonic::Status as Refusal;
 
@@ -78,14 +78,10 @@ fn of_node(snid: u32, alarm: &NodeAlarm) -> Alarm {
         scid: party.scid,
         zone: clean(&party.zone, WORD),
     };
-    let kind = match alarm.kind.as_str() {
-        kind @ ("drop" | "rule" | "keys-refused" | "node-problem" | "guarded-again"
-        | "tampered" | "revoked") => kind,
-        _ => "other",
-    };
+    let kind = ALARM_KINDS.into_iter().take(NODE_ALARM_KINDS).find(|kind| *kind == alarm.kind);
     Alarm {
         snid,
-        kind: kind.to_owned(),
+        kind: kind.unwrap_or("other").to_owned(),
         message: clean(&alarm.message, MESSAGE),
         count: alarm.count.clamp(1, u64::MAX >> 16),
         hook: hook.unwrap_or_default().to_owned(),
@@ -168,5 +164,9 @@ mod tests {
         let taken = of_node(4, &alarm);
         assert_eq!((taken.snid, taken.kind.as_str(), taken.reason.as_str()), (4, "other", ""));
         assert!(taken.message.len() < MESSAGE + 8 && !taken.message.contains('\u{1b}'));
+        for (kind, kept) in [("revoked", "revoked"), ("admin-refused", "other")] {
+            let alarm = NodeAlarm { kind: kind.into(), ..NodeAlarm::default() };
+            assert_eq!(of_node(4, &alarm).kind, kept);
+        }
     }
 }
